@@ -1,0 +1,82 @@
+"""What became of each cell?
+
+A cell's result is read off the history of the trajectory that trained it, by the cell's own stopping policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from study.plan import Cell, Plan
+from study.records import Epoch, Outcome, StopReason, StudyFolder
+from study.stopping import Scores, decide
+
+State = Literal["complete", "failed", "running", "planned"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellResult:
+    """Where a cell stands. ``chosen`` is the epoch whose checkpoint validation chose, ``last`` the one it stopped
+    after; both are None before the first evaluation (``chosen`` also when none was finite)."""
+
+    cell: Cell
+    state: State
+    trained_by: str
+    stop_reason: StopReason | None
+    last: Epoch | None
+    chosen: Epoch | None
+    outcome: Outcome | None
+
+
+def scores(epochs: Sequence[Epoch]) -> list[Scores]:
+    """A history's validation scores, as :mod:`study.stopping` takes them."""
+    return [Scores(loss=epoch.validation_loss, accuracy=epoch.validation_accuracy) for epoch in epochs]
+
+
+def cell_result(cell: Cell, *, owner: str, epochs: Sequence[Epoch], outcome: Outcome | None) -> CellResult:
+    """Apply the cell's policy to its trajectory's ``epochs``."""
+    decision = decide(scores(epochs), cell.policy)
+    non_finite = outcome is not None and outcome.stop_reason == "non-finite"
+    reason: StopReason | None = None
+    if non_finite and decision.stop_epoch == len(epochs):
+        reason = "non-finite"
+    elif decision.stopped:
+        reason = "stopped early" if decision.early else "epochs exhausted"
+    state: State = "running" if epochs else "planned"
+    if reason is not None:
+        state = "complete"
+    elif outcome is not None and outcome.status == "failed":
+        state = "failed"
+    return CellResult(
+        cell=cell,
+        state=state,
+        trained_by=owner,
+        stop_reason=reason,
+        last=epochs[decision.stop_epoch - 1] if decision.stop_epoch else None,
+        chosen=epochs[decision.best_epoch - 1] if decision.best_epoch else None,
+        outcome=outcome,
+    )
+
+
+def cell_results(folder: StudyFolder, plan: Plan) -> list[CellResult]:
+    """Where every cell of ``plan`` stands, in the plan's order."""
+    owners = plan.owners
+    histories = {id_: folder.trajectory(id_) for id_ in owners}
+    epochs = {id_: trajectory.epochs() for id_, trajectory in histories.items()}
+    outcomes = {id_: trajectory.outcome() for id_, trajectory in histories.items()}
+    return [
+        cell_result(
+            cell,
+            owner=owners[cell.trajectory],
+            epochs=epochs[cell.trajectory],
+            outcome=outcomes[cell.trajectory],
+        )
+        for cell in plan.cells
+    ]
+
+
+def covered(results: Sequence[CellResult]) -> bool:
+    """Whether nothing is left to train for these cells."""
+    return all(result.state == "complete" for result in results)

@@ -1,0 +1,84 @@
+"""What does the device allow: which precision is fast on it, how many examples fit, which generators does it hold?"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["float32", "bfloat16"]
+
+# Larger micro-batches gain nothing on a CPU, whose caches they leave.
+CPU_MICRO_BATCH = 64
+# The largest that is tried on an accelerator before halving.
+LARGEST_MICRO_BATCH = 512
+
+
+def find_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What the records call the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    models = [line.split(":", 1)[1].strip() for line in _cpu_lines() if line.startswith("model name")]
+    return f"CPU ({models[0]})" if models else "CPU"
+
+
+def _cpu_lines() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def choose_precision(wanted: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Precision:
+    """bfloat16 where the device multiplies it faster than float32, unless a precision was named."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    flags = {flag for line in _cpu_lines() if line.startswith("flags") for flag in line.split()}
+    return "bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """The context in which a forward pass runs: weights stay float32, matrix products run in ``precision``."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def set_tf32(allowed: bool) -> None:
+    """Allow or forbid TensorFloat-32 in float32 matrix products (CUDA only)."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def start_micro_batch(wanted: Literal["auto"] | int, batch_size: int, device: torch.device) -> int:
+    """The micro-batch size that is tried first."""
+    if wanted != "auto":
+        return min(wanted, batch_size)
+    return min(batch_size, CPU_MICRO_BATCH if device.type == "cpu" else LARGEST_MICRO_BATCH)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that memory did not suffice; on the CPU it has no exception of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of every generator that training on ``device`` draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Set what :func:`random_state` returned."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,236 @@
+"""How does a model's name or folder become a tokenizer, a classifier and parameter groups?
+
+Names are the hub's, paths are folders written by ``save_pretrained``, and ``tiny-bert`` and ``tiny-roberta`` are built
+in: two layers, 128 wide, random weights, a vocabulary learned from the training split. Weights are read from
+safetensors alone and no model's own code is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from torch import nn
+from torch.nn import functional
+
+BUILT_IN = ("tiny-bert", "tiny-roberta")
+BUILT_IN_VOCABULARY = 8_192
+
+# Families whose classification head reads the first position of the last layer and nothing else.
+FIRST_POSITION_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
+# Families that count positions from the padding id on.
+SHIFTED_FAMILIES = ("roberta", "xlm-roberta", "camembert")
+DROPOUT_KEYS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialTokens:
+    """What a model has to know of its tokenizer: the padding id and the number of ids."""
+
+    pad: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """A Rust tokenizer set to one maximal length, without padding."""
+
+    backend: tokenizers.Tokenizer
+    special: SpecialTokens
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included, cut to the maximal length."""
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer to ``folder``."""
+        folder.mkdir(parents=True)
+        self.backend.save(str(folder / "tokenizer.json"))
+        (folder / "special_tokens.json").write_text(json.dumps(asdict(self.special)))
+
+
+def load_tokenizer(model: str, *, max_length: int, texts: Sequence[str]) -> Tokenizer:
+    """The tokenizer of ``model``; a built-in one learns its vocabulary from ``texts``.
+
+    Raises ValueError when the model cannot be loaded or has no fast tokenizer.
+    """
+    if model in BUILT_IN:
+        backend = _train_wordpiece(texts) if model == "tiny-bert" else _train_byte_level(texts)
+        pad = backend.token_to_id("[PAD]" if model == "tiny-bert" else "<pad>")
+    else:
+        try:
+            loaded = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(_cannot_load(model, error)) from error
+        if not getattr(loaded, "is_fast", False):
+            raise ValueError(f"{model}: its tokenizer has no fast (Rust) version")
+        if loaded.pad_token_id is None:
+            raise ValueError(f"{model}: its tokenizer has no padding token")
+        backend, pad = loaded.backend_tokenizer, int(loaded.pad_token_id)
+    backend.no_padding()
+    backend.enable_truncation(max_length)
+    return Tokenizer(backend, SpecialTokens(pad=pad, vocabulary=backend.get_vocab_size()))
+
+
+def _cannot_load(model: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"the model {model} could not be loaded ({reason}); a folder written by save_pretrained can be given instead"
+
+
+def _train_wordpiece(texts: Sequence[str]) -> tokenizers.Tokenizer:
+    """BERT's uncased WordPiece, with a vocabulary learned from ``texts``."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    made = tokenizers.BertWordPieceTokenizer(lowercase=True)
+    made.train_from_iterator(texts, vocab_size=BUILT_IN_VOCABULARY, special_tokens=special, show_progress=False)
+    backend = made._tokenizer
+    ends = [("[CLS]", backend.token_to_id("[CLS]")), ("[SEP]", backend.token_to_id("[SEP]"))]
+    backend.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return backend
+
+
+def _train_byte_level(texts: Sequence[str]) -> tokenizers.Tokenizer:
+    """RoBERTa's byte-level BPE, with merges learned from ``texts``."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    made = tokenizers.ByteLevelBPETokenizer()
+    made.train_from_iterator(texts, vocab_size=BUILT_IN_VOCABULARY, special_tokens=special, show_progress=False)
+    backend = made._tokenizer
+    ends = [("<s>", backend.token_to_id("<s>")), ("</s>", backend.token_to_id("</s>"))]
+    backend.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    return backend
+
+
+class Classifier(nn.Module):
+    """A sequence classifier that takes padded ids and their lengths, whatever family it wraps.
+
+    Token types are never passed: for a single sequence every family's default is right. For families whose head reads
+    the first position alone, the last layer computes only that one, which is exact.
+    """
+
+    def __init__(self, model: transformers.PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.first_position = model.config.model_type in FIRST_POSITION_FAMILIES
+        if self.first_position:
+            last = model.base_model.encoder.layer[-1]
+            last.forward = MethodType(_first_position_layer, last)
+
+    def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        """Logits ``[n, classes]`` of ids ``[n, length]``; ``lengths`` ``[n]`` is None where nothing is padded."""
+        mask = None
+        if lengths is not None:
+            mask = torch.arange(input_ids.shape[1], device=lengths.device) < lengths[:, None]
+            # A four-dimensional mask is used as it is; of a two-dimensional one the library asks the device whether
+            # anything is padded, and waits for the answer.
+            mask = mask[:, None, None, :] if self.first_position else mask.long()
+        logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=mask).logits
+        return logits
+
+
+def _first_position_layer(
+    layer: Any, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *_: Any, **__: Any
+) -> torch.Tensor:
+    """The layer's output ``[n, 1, width]`` at the first position of ``hidden_states`` ``[n, length, width]``."""
+    attention = layer.attention.self
+    first = hidden_states[:, :1]
+    query, key, value = (
+        projection(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+        for projection, states in (
+            (attention.query, first),
+            (attention.key, hidden_states),
+            (attention.value, hidden_states),
+        )
+    )
+    context = functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=None if attention_mask is None else attention_mask[..., :1, :],
+        dropout_p=attention.dropout.p if layer.training else 0.0,
+    )
+    attended = layer.attention.output(context.transpose(1, 2).flatten(2), first)
+    output: torch.Tensor = layer.feed_forward_chunk(attended)
+    return output
+
+
+def load_classifier(
+    model: str, *, classes: int, special: SpecialTokens, max_length: int, dropout: float | None
+) -> Classifier:
+    """The classifier of ``model`` in float32, its new weights drawn from torch's global generator.
+
+    ``dropout`` None keeps the model's own. Raises ValueError when the model cannot be loaded or is too short.
+    """
+    if model in BUILT_IN:
+        config = _tiny_config(model, special, max_length)
+    else:
+        try:
+            config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(_cannot_load(model, error)) from error
+    config.num_labels = classes
+    if dropout is not None:
+        for key in DROPOUT_KEYS:
+            if hasattr(config, key):
+                setattr(config, key, dropout)
+    if model in BUILT_IN:
+        return Classifier(transformers.AutoModelForSequenceClassification.from_config(config).float())
+    positions = getattr(config, "max_position_embeddings", -1)
+    if config.model_type in SHIFTED_FAMILIES:
+        positions -= special.pad + 1
+    if 0 < positions < max_length:
+        raise ValueError(f"{model} takes at most {positions} tokens, data.max_length is {max_length}")
+    try:
+        loaded = transformers.AutoModelForSequenceClassification.from_pretrained(
+            model,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(_cannot_load(model, error)) from error
+    return Classifier(loaded)
+
+
+def _tiny_config(model: str, special: SpecialTokens, max_length: int) -> transformers.PretrainedConfig:
+    shape: dict[str, Any] = {
+        "vocab_size": special.vocabulary,
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 512,
+        "pad_token_id": special.pad,
+    }
+    if model == "tiny-bert":
+        return transformers.BertConfig(max_position_embeddings=max_length, **shape)
+    return transformers.RobertaConfig(
+        max_position_embeddings=max_length + special.pad + 1, type_vocab_size=1, layer_norm_eps=1e-5, bos_token_id=0, eos_token_id=2, **shape
+    )
+
+
+def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters with and without weight decay: none on biases and on norms (Devlin et al. 2019, appendix A.2)."""
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module in model.modules():
+        norm = "norm" in type(module).__name__.lower()
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                (others if norm or name == "bias" else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -1,0 +1,143 @@
+"""What can be set: the settings of a cell, the data, and the machines of a study.
+
+Every number that the loop uses is named here, with its unit and its default. Models are frozen, refuse unknown keys,
+and know neither files nor positions; :mod:`study.space` adds those to the faults found here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Metric = Literal["loss", "accuracy"]
+
+# The settings that can contradict one another; all others are right or wrong by themselves.
+COMPARED = ("epochs", "optimizer_steps", "lr_schedule", "polynomial_power")
+
+
+def _none_word(value: Any) -> Any:
+    """In a space file ``none`` and ``off`` say what ``null`` says."""
+    return None if value in ("none", "off") else value
+
+
+def _not_a_bool(value: Any) -> Any:
+    """Python takes ``True`` for the number 1; a person who writes ``true`` for a number made a mistake."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number, not true or false")
+    return value
+
+
+PositiveInt = Annotated[int, BeforeValidator(_not_a_bool), Field(gt=0)]
+NonNegativeInt = Annotated[int, BeforeValidator(_not_a_bool), Field(ge=0)]
+PositiveFloat = Annotated[float, BeforeValidator(_not_a_bool), Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, BeforeValidator(_not_a_bool), Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, BeforeValidator(_not_a_bool), Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of a space: frozen, and without keys that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EarlyStopping(Section):
+    """Stop after ``patience`` evaluations in a row that do not improve ``metric`` by more than ``min_delta``."""
+
+    patience: PositiveInt = 1
+    min_delta: NonNegativeFloat = 0.0
+    metric: Metric = "loss"
+
+
+class Settings(Section):
+    """One cell: everything that decides how one model is fine-tuned. The defaults are the discussion's."""
+
+    model: str = Field(min_length=1)
+    epochs: PositiveInt | None = None
+    optimizer_steps: PositiveInt | None = None
+    batch_size: PositiveInt = 16
+    learning_rate: PositiveFloat = 5e-5
+    lr_scaling: Literal["none", "sqrt", "linear"] = "none"
+    lr_scaling_base_batch_size: PositiveInt = 16
+    lr_schedule: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
+    warmup_fraction: Fraction = 0.0
+    polynomial_power: PositiveFloat | None = None
+    early_stopping: Annotated[EarlyStopping | None, BeforeValidator(_none_word)] = None
+    checkpoint_metric: Metric = "accuracy"
+    max_gradient_norm: Annotated[PositiveFloat | None, BeforeValidator(_none_word)] = None
+    weight_decay: NonNegativeFloat = 0.01
+    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    adam_eps: PositiveFloat = 1e-8
+    adam_bias_correction: bool = True
+    dropout: Annotated[Fraction | None, BeforeValidator(_none_word)] = None
+    seed: NonNegativeInt = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    tf32: bool = False
+    compile: bool = False
+    micro_batch_size: Literal["auto"] | PositiveInt = "auto"
+    log_every_examples: PositiveInt = 2_000
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.epochs is not None and self.optimizer_steps is not None:
+            raise ValueError("epochs and optimizer_steps contradict each other: give one of the two")
+        if self.epochs is None and self.optimizer_steps is None:
+            raise ValueError("nothing says how long to train: give epochs or optimizer_steps")
+        if self.polynomial_power is not None and self.lr_schedule != "polynomial":
+            raise ValueError(f"polynomial_power has no meaning for the {self.lr_schedule} schedule")
+        return self
+
+
+class Fractions(Section):
+    """How the examples are divided."""
+
+    train: Fraction = 0.8
+    validation: Fraction = 0.1
+    test: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the fractions add up to {total:g}, not to 1")
+        if min(self.train, self.validation, self.test) <= 0:
+            raise ValueError("each of train, validation and test needs a fraction above 0")
+        return self
+
+
+class Data(Section):
+    """A labelled text data set and how it is split and cut."""
+
+    source: str = Field(min_length=1)
+    text_column: str = "text"
+    label_column: str = "label"
+    hub_splits: tuple[str, ...] = ("train", "test")
+    examples: PositiveInt | None = None
+    fractions: Fractions = Fractions()
+    split_seed: NonNegativeInt = 0
+    max_length: Annotated[int, BeforeValidator(_not_a_bool), Field(ge=8, le=8192)] = 128
+
+    def split_sizes(self, examples: int) -> dict[str, int]:
+        """Number of examples of each split, of ``examples`` in all; what rounding leaves goes to training."""
+        validation = round(self.fractions.validation * examples)
+        test = round(self.fractions.test * examples)
+        return {"train": examples - validation - test, "validation": validation, "test": test}
+
+
+class Run(Section):
+    """What a trajectory may use of the machines, and what happens when it fails."""
+
+    cpu: PositiveFloat = 1
+    gpu: NonNegativeFloat = 0
+    max_failures: NonNegativeInt = 1
+    checkpoint_every_minutes: PositiveFloat = 5
+    keep_best_weights: bool = False
+
+
+class Reference(Section):
+    """A published result that the report sets beside ours."""
+
+    match: dict[str, Any]
+    test_loss: float | None = None
+    test_accuracy: float | None = None
+    source: str

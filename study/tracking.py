@@ -1,0 +1,506 @@
+"""Does MLflow show what the study folder holds?
+
+The folder is the truth and this its mirror. Mirroring again, from any process, changes nothing: runs are found again
+by their tags, and a point carries the time of its record, so that MLflow's store takes its second copy for the first
+(key, step, time and value are its primary key). A run's tag ``records`` counts what it holds already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+# Read by MLflow when it is imported (the first) or called; a user's own values win.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH  # noqa: E402
+
+from study.cells import CellResult, cell_result, scores  # noqa: E402
+from study.plan import Cell, Plan, Trajectory, from_json, label, stable_id  # noqa: E402
+from study.records import Epoch, Interval, Record, Split, StudyFolder, TrajectoryFolder  # noqa: E402
+from study.stopping import best_epoch  # noqa: E402
+
+INTERVAL_METRICS = {
+    "train/loss": "train_loss",
+    "train/gradient_norm": "gradient_norm",
+    "train/learning_rate": "learning_rate",
+}
+EPOCH_METRICS = {
+    "train/epoch": "epoch",
+    "train/epoch_loss": "train_loss",
+    "train/epoch_seconds": "train_seconds",
+    "validation/loss": "validation_loss",
+    "validation/accuracy": "validation_accuracy",
+    "health/gradient_norm": "gradient_norm_mean",
+    "health/gradient_norm_max": "gradient_norm_max",
+    "health/update_ratio": "update_ratio",
+    "health/majority_share": "majority_share",
+    "health/entropy": "entropy",
+    "health/confidence": "confidence",
+    "health/logit_std": "logit_std",
+    "health/non_finite_steps": "non_finite_steps",
+}
+CHOSEN_METRICS = {
+    "test/loss": "test_loss",
+    "test/accuracy": "test_accuracy",
+    "chosen/epoch": "epoch",
+    "chosen/validation_loss": "validation_loss",
+    "chosen/validation_accuracy": "validation_accuracy",
+}
+STUDY_FILES = ("study.json", "space.yaml", "plan.json")
+TRAJECTORY_FILES = ("config.json", "history.jsonl", "outcome.json")
+
+T = TypeVar("T")
+
+RUN_STATUS = {"complete": "FINISHED", "failed": "FAILED"}
+
+
+class TrackingError(RuntimeError):
+    """MLflow could not be reached or refused; the message holds no credentials."""
+
+
+def without_credentials(text: str) -> str:
+    """``text`` without the ``user:password@`` of its URLs and without passwords and tokens in their queries."""
+    text = re.sub(r"(?<=://)[^/\s'\"]*@", "", text)
+    return re.sub(r"(?i)([?&][\w-]*(?:password|passwd|token|secret|key|signature)[\w-]*=)[^&\s'\"]+", r"\1***", text)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as one level of text, keys joined by dots, without credentials."""
+    result: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+            result[f"{prefix}{key}"] = without_credentials(text)
+    return result
+
+
+def points(record: Record) -> list[Metric]:
+    """What MLflow is told of one record, against examples seen."""
+    return _metrics(record, INTERVAL_METRICS if isinstance(record, Interval) else EPOCH_METRICS)
+
+
+def final_points(result: CellResult, epochs: Sequence[Epoch]) -> list[Metric]:
+    """The scores of a complete cell's chosen checkpoint, and the best on validation, each where it was reached."""
+    if result.state != "complete" or result.last is None or result.chosen is None:
+        return []
+    history = scores(epochs[: result.last.epoch])
+    metrics = _metrics(result.chosen, CHOSEN_METRICS)
+    for metric in ("loss", "accuracy"):
+        if best := best_epoch(history, metric):
+            metrics += _metrics(epochs[best - 1], {f"best/validation_{metric}": f"validation_{metric}"})
+    return metrics
+
+
+def _metrics(record: Record, names: Mapping[str, str]) -> list[Metric]:
+    values = {key: getattr(record, name) for key, name in names.items()}
+    return [
+        Metric(key, float(value), _milliseconds(record.time), record.examples_seen)
+        for key, value in values.items()
+        if value is not None
+    ]
+
+
+def _milliseconds(time: float) -> int:
+    return round(1000 * time)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Held:
+    """What MLflow holds of one run, as far as this process knows."""
+
+    id: str
+    status: str
+    tags: dict[str, str]
+    params: set[str]
+
+
+def _held(run: Run) -> _Held:
+    return _Held(id=run.info.run_id, status=run.info.status, tags=dict(run.data.tags), params=set(run.data.params))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What MLflow should hold of one run. ``files`` are artifacts, by artifact path."""
+
+    status: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str] = field(default_factory=dict)
+    metrics: Sequence[Metric] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+    end: float | None = None
+
+
+def _files_of_cell(result: CellResult, folder: TrajectoryFolder) -> dict[str, Path]:
+    """The predictions of a complete cell's chosen checkpoint; the owner keeps the ended trajectory's records too."""
+    files: dict[str, Path] = {}
+    if result.state == "complete" and result.chosen is not None:
+        splits: tuple[Split, ...] = ("validation", "test")
+        files = {
+            f"predictions/{split}.parquet": folder.predictions_path(result.chosen.epoch, split) for split in splits
+        }
+    if result.outcome is not None and result.trained_by == result.cell.id:
+        files |= {f"trajectory/{name}": folder.path / name for name in TRAJECTORY_FILES}
+        for path in folder.path.glob("predictions/*.parquet"):
+            files[f"trajectory/predictions/{path.name}"] = path
+    return {name: path for name, path in files.items() if path.exists()}
+
+
+def _signature(files: Mapping[str, Path]) -> str:
+    """Differs when the content of a text or the size of a table does."""
+    return stable_id(
+        {name: path.stat().st_size if path.suffix == ".parquet" else path.read_text() for name, path in files.items()}
+    )
+
+
+def _stage(files: Mapping[str, Path], folder: Path) -> None:
+    """Lay files out as MLflow shall hold them, texts without credentials."""
+    for name, source in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == ".parquet":
+            shutil.copyfile(source, path)
+        else:
+            path.write_text(without_credentials(source.read_text()))
+
+
+def _stamps(folder: Path, names: Sequence[str]) -> list[tuple[int, int] | None]:
+    """Changes whenever one of these files does."""
+    stamps: list[tuple[int, int] | None] = []
+    for name in names:
+        try:
+            stat = (folder / name).stat()
+        except FileNotFoundError:
+            stamps.append(None)
+        else:
+            stamps.append((stat.st_size, stat.st_mtime_ns))
+    return stamps
+
+
+def batched(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """``items`` in parts of at most ``size``: MLflow takes 1,000 metrics, or 100 params or tags, at once."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+class Mirror:
+    """Mirrors one study's folder to MLflow; any number of mirrors of one folder may work at the same time.
+
+    Without a ``tracking_uri`` the store is a sqlite file in the folder. A study on disk has an ``id`` in its manifest,
+    which tells its runs from those of another study of the same name; ``created`` (seconds since 1970) is when its
+    run starts, and all else in the manifest, but for its space and tracking, becomes tags.
+    Raises ValueError for a URI that MLflow has no store for, :class:`TrackingError` if the sqlite file cannot be made.
+    """
+
+    def __init__(self, folder: StudyFolder, *, tracking_uri: str | None) -> None:
+        self.folder = StudyFolder(folder.path.resolve())
+        self._uri = tracking_uri or f"sqlite:///{self.folder.path / 'mlflow.db'}"
+        self._study: tuple[object, dict[str, Any], Plan] | None = None
+        self._experiment: str | None = None
+        self._runs: dict[str, _Held] = {}
+        self._states: dict[str, str] = {}
+        self._seen: dict[str, object] = {}
+        for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        if tracking_uri is None:
+            # Making a client makes the tables, and of two processes that make them at once both fail.
+            with self._failing_clearly(), self._alone():
+                self._client = MlflowClient(self._uri)
+                self._client.search_experiments(max_results=1)
+            return
+        try:
+            self._client = MlflowClient(self._uri)
+        except Exception as error:  # MLflow's for an unknown scheme; every database driver has its own
+            raise ValueError(without_credentials(f"tracking URI {self._uri}: {error}")) from None
+
+    @property
+    def ui_command(self) -> str:
+        """The command that opens the MLflow UI on this study, or the address of the server; without credentials."""
+        if self._on_server:
+            return without_credentials(self._uri)
+        program = Path(sys.executable).with_name("mlflow")
+        arguments = ["ui", "--backend-store-uri", without_credentials(self._uri), "--port", "5000", "--workers", "1"]
+        return shlex.join([str(program), *arguments])
+
+    def sync(self) -> None:
+        """Mirror what is new in the folder; runs that have not ended are RUNNING. Raises :class:`TrackingError`."""
+        with self._failing_clearly(), self._alone():
+            self._mirror(unfinished="RUNNING")
+
+    def finish(self) -> None:
+        """The same when nobody trains (any longer): runs that have not ended are KILLED.
+
+        The study's run is FAILED when a cell has failed. The next :meth:`sync` makes all of them RUNNING again.
+        """
+        with self._failing_clearly(), self._alone():
+            self._mirror(unfinished="KILLED")
+            for held in self._runs.values():
+                if held.status == "RUNNING":  # of cells that the plan no longer holds
+                    self._set_status(held, "KILLED", None)
+
+    @property
+    def _on_server(self) -> bool:
+        return self._uri.startswith(("http://", "https://"))
+
+    @contextlib.contextmanager
+    def _failing_clearly(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # MLflow, requests, SQLAlchemy and every artifact store have their own
+            self._experiment = None
+            self._runs.clear()
+            self._seen.clear()
+            logging.getLogger(__name__).debug(without_credentials(traceback.format_exc()))
+            raise TrackingError(without_credentials(f"{type(error).__name__}: {error}")) from None
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two processes that looked for a run at once would both make it."""
+        with (self.folder.path / ".mirror.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _mirror(self, *, unfinished: str) -> None:
+        stamps = _stamps(self.folder.path, STUDY_FILES)
+        if self._study is None or stamps != self._study[0]:
+            manifest, values = self.folder.manifest(), self.folder.plan()
+            assert manifest is not None, f"{self.folder.path} holds no study"
+            assert values is not None, f"{self.folder.path} holds no plan"
+            self._study = (stamps, manifest, from_json(values))
+        _, manifest, plan = self._study
+        if self._experiment is None:
+            self._experiment = self._find_experiment(plan.study)
+            self._find_runs(manifest["id"])
+        parent = self._run("study", manifest["id"], plan.study, start=manifest.get("created"), tags={})
+        cells = {cell.id: cell for cell in plan.cells}
+        for trajectory in plan.trajectories:
+            folder = self.folder.trajectory(trajectory.id)
+            now = (_stamps(folder.path, TRAJECTORY_FILES), trajectory.cells, unfinished)
+            if now != self._seen.get(trajectory.id):
+                self._mirror_trajectory(trajectory, folder, cells, parent, manifest["id"], unfinished)
+                self._seen[trajectory.id] = now
+        whole = (stamps, [self._states[cell.id] for cell in plan.cells], unfinished)
+        if whole != self._seen.get("study"):
+            self._bring(parent, self._wanted_of_study(manifest, plan, unfinished))
+            self._seen["study"] = whole
+
+    def _mirror_trajectory(
+        self,
+        trajectory: Trajectory,
+        folder: TrajectoryFolder,
+        cells: Mapping[str, Cell],
+        parent: _Held,
+        study_id: str,
+        unfinished: str,
+    ) -> None:
+        # The outcome is written after the history: read in the other order, a history might lack its end.
+        outcome, history = folder.outcome(), folder.history()
+        epochs = [record for record in history if isinstance(record, Epoch)]
+        started = bool(history) or outcome is not None
+        for id_ in trajectory.cells:
+            result = cell_result(cells[id_], owner=trajectory.cells[0], epochs=epochs, outcome=outcome)
+            self._states[id_] = "running" if started and result.state == "planned" else result.state
+            if not started:
+                continue
+            tags = {"mlflow.parentRunId": parent.id, "study_id": study_id}
+            start = history[0].time if history else None
+            held = self._run(id_, study_id, cells[id_].name, start=start, tags=tags)
+            self._bring(held, self._wanted_of_cell(held, result, history, folder, unfinished))
+
+    def _wanted_of_study(self, manifest: Mapping[str, Any], plan: Plan, unfinished: str) -> _Wanted:
+        states = [self._states[cell.id] for cell in plan.cells]
+        counts = {f"cells.{state}": str(states.count(state)) for state in ("complete", "failed", "running", "planned")}
+        if states.count("complete") == len(states):
+            status = "FINISHED"
+        elif "failed" in states and (unfinished == "KILLED" or not {"running", "planned"} & set(states)):
+            status = "FAILED"
+        else:
+            status = unfinished
+        told = flat({key: value for key, value in manifest.items() if key not in ("space", "tracking")})
+        if "git.commit" in told:
+            told["mlflow.source.git.commit"] = told["git.commit"]  # MLflow's UI shows it as the version
+        return _Wanted(
+            status=status,
+            tags={"axes": ", ".join(plan.axes), "cells": str(len(states)), **counts, **told},
+            files={f"study/{name}": self.folder.path / name for name in STUDY_FILES},
+        )
+
+    def _wanted_of_cell(
+        self, held: _Held, result: CellResult, history: Sequence[Record], folder: TrajectoryFolder, unfinished: str
+    ) -> _Wanted:
+        cell, outcome, state = result.cell, result.outcome, self._states[result.cell.id]
+        until = result.last.examples_seen if state == "complete" and result.last else math.inf
+        records = [record for record in history if record.examples_seen <= until]
+        tags = {
+            "trajectory": cell.trajectory,
+            "trained_by": result.trained_by,
+            "derived": str(result.trained_by != cell.id).lower(),
+            "status": state,
+            "stop_reason": result.stop_reason or "none",
+            "chosen_epoch": str(result.chosen.epoch) if result.chosen else "none",
+            "records": str(len(records)),
+        }
+        if outcome is not None:
+            tags |= {"precision": outcome.precision, "device": outcome.device}
+        tags["error"] = (outcome.error if outcome is not None else None) or ""
+        metrics = [point for record in records[int(held.tags.get("records", 0)) :] for point in points(record)]
+        if held.tags.get("status") != "complete":
+            metrics += final_points(result, [record for record in history if isinstance(record, Epoch)])
+        params = flat(cell.settings)
+        if isinstance(stopping := cell.settings.get("early_stopping"), Mapping):
+            params["early_stopping"] = label("early_stopping", stopping)
+        return _Wanted(
+            status=RUN_STATUS.get(state, unfinished),
+            tags={key: without_credentials(value) for key, value in tags.items() if value or key in held.tags},
+            params=params,
+            metrics=metrics,
+            files=_files_of_cell(result, folder),
+            end=records[-1].time if records else None,
+        )
+
+    def _bring(self, held: _Held, wanted: _Wanted) -> None:
+        """Log what is missing of a run: whatever says that a thing is there comes after the thing."""
+        params = {key: text for key, text in wanted.params.items() if key not in held.params}
+        tags = {key: text[:MAX_TAG_VAL_LENGTH] for key, text in wanted.tags.items()}
+        for some in batched([Param(key, text[:MAX_PARAM_VAL_LENGTH]) for key, text in params.items()], 100):
+            self._client.log_batch(held.id, params=some)
+        held.params |= params.keys()
+        for points_ in batched(wanted.metrics, 1_000):
+            self._client.log_batch(held.id, metrics=points_)
+        self._tag(held, tags)
+        if wanted.files and (signature := _signature(wanted.files)) != held.tags.get("artifacts"):
+            with tempfile.TemporaryDirectory() as staging:
+                _stage(wanted.files, Path(staging))
+                self._client.log_artifacts(held.id, staging)
+            self._tag(held, {"artifacts": signature})
+        if held.status != wanted.status:
+            self._set_status(held, wanted.status, wanted.end)
+
+    def _tag(self, held: _Held, tags: Mapping[str, str]) -> None:
+        changed = {key: text for key, text in tags.items() if held.tags.get(key) != text}
+        for some in batched([RunTag(key, text) for key, text in changed.items()], 100):
+            self._client.log_batch(held.id, tags=some)
+        held.tags |= changed
+
+    def _set_status(self, held: _Held, status: str, end: float | None) -> None:
+        if status == "RUNNING":
+            self._client.update_run(held.id, status=status)
+        else:
+            self._client.set_terminated(held.id, status, _milliseconds(end) if end is not None else None)
+        held.status = status
+
+    def _find_experiment(self, name: str) -> str:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            # A server keeps artifacts itself; beside a database they would land in the working directory.
+            location = None if self._on_server else (self.folder.path / "mlartifacts").as_uri()
+            try:
+                return str(self._client.create_experiment(name, artifact_location=location))
+            except MlflowException:  # another study of this name was faster
+                experiment = self._client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        if experiment.lifecycle_stage == "deleted":
+            self._client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+    def _find_runs(self, study_id: str, cell: str | None = None) -> None:
+        """Learn of all this study's runs, or of one cell's. Of two for one cell the first one counts."""
+        query = f"tags.study_id = '{study_id}'" + (f" AND tags.cell = '{cell}'" if cell else "")
+        token: str | None = None
+        while token != "":
+            page = self._client.search_runs(
+                [str(self._experiment)], query, ViewType.ACTIVE_ONLY, 1000, ["attributes.start_time ASC"], token
+            )
+            for run in page:
+                self._runs.setdefault(run.data.tags["cell"], _held(run))
+            token = page.token or ""
+
+    def _run(self, cell: str, study_id: str, name: str, *, start: float | None, tags: Mapping[str, str]) -> _Held:
+        """The run of a cell (``study`` for the parent's), made where there is none yet."""
+        if cell not in self._runs:
+            self._find_runs(study_id, cell)  # another process may have made it since
+        if cell not in self._runs:
+            run = self._client.create_run(
+                str(self._experiment),
+                start_time=_milliseconds(start) if isinstance(start, float | int) else None,
+                tags={**tags, "study_id": study_id, "cell": cell},
+                run_name=without_credentials(name),
+            )
+            self._runs[cell] = _held(run)
+        return self._runs[cell]
+
+
+class Mirroring:
+    """Mirrors in the background, so that neither a slow nor a missing MLflow holds up or ends the training.
+
+    The mirror works every ``every_seconds`` and whenever poked; leaving the context mirrors what is left, for at most
+    ``finish_within_seconds``. ``error`` is what went wrong when the mirror last worked, None if nothing did.
+    """
+
+    def __init__(self, mirror: Mirror, *, every_seconds: float = 5.0, finish_within_seconds: float = 60.0) -> None:
+        self.mirror = mirror
+        self.error: str | None = None
+        self._every_seconds = every_seconds
+        self._finish_within_seconds = finish_within_seconds
+        self._poked = threading.Event()
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leaving.set()
+        self.poke()
+        self._thread.join(self._finish_within_seconds)
+        if self._thread.is_alive():
+            self.error = f"MLflow did not take everything within {self._finish_within_seconds:g} seconds"
+
+    def poke(self) -> None:
+        """There is something new; returns at once."""
+        self._poked.set()
+
+    def _work(self) -> None:
+        while not self._leaving.is_set():
+            self._try(self.mirror.sync)
+            self._poked.wait(self._every_seconds)
+            self._poked.clear()
+        self._try(self.mirror.finish)
+
+    def _try(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+            self.error = None
+        except TrackingError as error:
+            self.error = str(error)
