@@ -18,8 +18,11 @@ State = Literal["complete", "failed", "running", "planned"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellResult:
-    """Where a cell stands. ``chosen`` is the epoch whose checkpoint validation chose, ``last`` the one it stopped
-    after; both are None before the first evaluation (``chosen`` also when none was finite)."""
+    """Where a cell stands.
+
+    ``chosen`` is the epoch whose checkpoint validation chose, ``last`` the one the cell stopped after; both are None
+    before the first evaluation (``chosen`` also when none was finite).
+    """
 
     cell: Cell
     state: State
@@ -64,8 +67,9 @@ def cell_results(folder: StudyFolder, plan: Plan) -> list[CellResult]:
     """Where every cell of ``plan`` stands, in the plan's order."""
     owners = plan.owners
     histories = {id_: folder.trajectory(id_) for id_ in owners}
-    epochs = {id_: trajectory.epochs() for id_, trajectory in histories.items()}
+    # The outcome is written after the history: read in the other order, a history might lack its end.
     outcomes = {id_: trajectory.outcome() for id_, trajectory in histories.items()}
+    epochs = {id_: trajectory.epochs() for id_, trajectory in histories.items()}
     return [
         cell_result(
             cell,

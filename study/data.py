@@ -179,7 +179,9 @@ def prepare(data: Data, *, identity: str, examples: int, model: str, model_ident
         for column, values in columns.items():
             np.save(part / f"{name}-{column}.npy", values, allow_pickle=False)
     tokenizer.save(part / "tokenizer")
-    (part / "encoded.json").write_text(json.dumps({"label_names": read.label_names, "special": asdict(tokenizer.special)}))
+    (part / "encoded.json").write_text(
+        json.dumps({"label_names": read.label_names, "special": asdict(tokenizer.special)})
+    )
     try:
         part.chmod(0o755)
         part.rename(folder)

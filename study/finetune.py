@@ -169,8 +169,7 @@ class FineTuning:
         )
         self.device_order = torch.from_numpy(self.order).to(self.device)
         windows = [
-            range(start, min(start + batch, len(self.order)))
-            for start in range(0, (last - first) * batch, batch)
+            range(start, min(start + batch, len(self.order))) for start in range(0, (last - first) * batch, batch)
         ]
         closing = interval_ends([len(window) for window in windows], self.settings.log_every_examples)
         self.model.train()

@@ -220,7 +220,12 @@ def _tiny_config(model: str, special: SpecialTokens, max_length: int) -> transfo
     if model == "tiny-bert":
         return transformers.BertConfig(max_position_embeddings=max_length, **shape)
     return transformers.RobertaConfig(
-        max_position_embeddings=max_length + special.pad + 1, type_vocab_size=1, layer_norm_eps=1e-5, bos_token_id=0, eos_token_id=2, **shape
+        max_position_embeddings=max_length + special.pad + 1,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        bos_token_id=0,
+        eos_token_id=2,
+        **shape,
     )
 
 

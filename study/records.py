@@ -111,7 +111,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, path)
+    part.replace(path)
     sync_folder(path.parent)
 
 
@@ -180,9 +180,9 @@ class TrajectoryFolder:
         return self.path / "predictions" / f"epoch-{epoch:04d}-{split}.parquet"
 
     def write_predictions(self, epoch: int, split: Split, predictions: Predictions) -> None:
-        """Keep a split's predictions: columns example_id, label, logit_0, logit_1, …"""
-        import pyarrow as pa  # type: ignore[import-untyped]
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        """Keep a split's predictions: columns example_id, label, logit_0, logit_1 and so on."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
         columns = {"example_id": predictions.example_id, "label": predictions.label}
         columns |= {f"logit_{k}": np.ascontiguousarray(logit) for k, logit in enumerate(predictions.logits.T)}
