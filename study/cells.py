@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from study.plan import Cell, Plan
+from study.plan import Cell, Plan, Trajectory
 from study.records import Epoch, Outcome, StopReason, StudyFolder
 from study.stopping import Scores, decide
 
@@ -81,6 +81,7 @@ def cell_results(folder: StudyFolder, plan: Plan) -> list[CellResult]:
     ]
 
 
-def covered(results: Sequence[CellResult]) -> bool:
-    """Whether nothing is left to train for these cells."""
-    return all(result.state == "complete" for result in results)
+def unfinished(plan: Plan, results: Sequence[CellResult]) -> list[Trajectory]:
+    """The trajectories that still have a cell to train, in the plan's order."""
+    missing = {result.cell.trajectory for result in results if result.state != "complete"}
+    return [trajectory for trajectory in plan.trajectories if trajectory.id in missing]

@@ -216,6 +216,11 @@ class StudyFolder:
 
     path: Path
 
+    @property
+    def stop_file(self) -> Path:
+        """While this file is there, trajectories save themselves and end before they are done."""
+        return self.path / ".stop"
+
     def manifest(self) -> dict[str, Any] | None:
         """Name, time of creation, versions, git commit, space and tracking of the study; None for no study."""
         return read_json(self.path / "study.json")

@@ -28,10 +28,13 @@ from study.stopping import Policy, best_epoch
 Report = Callable[[dict[str, Any]], None]
 
 
-def train_trajectory(folder: TrajectoryFolder, *, cpu_threads: int, report: Report) -> Outcome:
+def train_trajectory(
+    folder: TrajectoryFolder, *, cpu_threads: int, report: Report, stop_file: Path | None = None
+) -> Outcome | None:
     """Train what ``folder``'s config says until it ends, and return how.
 
-    ``report`` is called after each epoch with its numbers. Raises ValueError when the model cannot be loaded; whatever
+    ``report`` is called after each epoch with its numbers. Where ``stop_file`` appears, training is saved and left to a
+    later call, and None returned. Raises ValueError when the model cannot be loaded; whatever
     else is raised leaves a folder that a later call goes on from.
     """
     config = folder.config()
@@ -41,6 +44,8 @@ def train_trajectory(folder: TrajectoryFolder, *, cpu_threads: int, report: Repo
         return outcome
     torch.set_num_threads(cpu_threads)
     settings = Settings(**config["settings"])
+    if stop_file is not None and stop_file.exists():
+        return None
     data = open_encoded(Path(config["encoded"]))
     loop = make_loop(settings, data, config)
     history: list[Record] = []
@@ -51,19 +56,22 @@ def train_trajectory(folder: TrajectoryFolder, *, cpu_threads: int, report: Repo
         folder.append(history)
     last_saved = time.monotonic()
     for item in loop.run():
+        stopping = stop_file is not None and stop_file.exists()
         history.append(item.record if isinstance(item, EpochEnd) else item)
         if isinstance(item, EpochEnd):
             for split, predictions in item.predictions.items():
                 folder.write_predictions(item.record.epoch, split, predictions)
             if config["keep_best_weights"]:
                 _keep_best(folder, loop, config["checkpoint_metric"])
-        elif time.monotonic() - last_saved < 60 * config["checkpoint_every_minutes"]:
+        elif not stopping and time.monotonic() - last_saved < 60 * config["checkpoint_every_minutes"]:
             continue
         checkpoint.save(folder.path / "checkpoints", _with_history(loop.state(), history))
         folder.append(history)
         last_saved = time.monotonic()
         if isinstance(item, EpochEnd):
             report(_progress(item.record))
+        if stopping:
+            return None
     outcome = Outcome(
         status="complete",
         stop_reason=loop.stop_reason,
@@ -107,7 +115,10 @@ def tune_trainable(config: dict[str, Any]) -> None:
 
     try:
         train_trajectory(
-            TrajectoryFolder(Path(config["folder"])), cpu_threads=config["cpu_threads"], report=tune.report
+            TrajectoryFolder(Path(config["folder"])),
+            cpu_threads=config["cpu_threads"],
+            report=tune.report,
+            stop_file=Path(config["stop_file"]),
         )
     finally:
         # Ray may use this process for the next trajectory: give back what this one held on the device.

@@ -1,0 +1,92 @@
+"""Runs a study: reads its space, trains what is left of it, mirrors it to MLflow.
+
+Exit codes: 0 all cells are done; 1 some failed or are missing, each named; 2 something that the user has to mend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from study.cells import cell_results
+from study.manifest import Options, StudyError, alone, check_growth, find_study, storage_folder
+from study.plan import make_plan
+from study.space import SpaceError, read
+from study.summary import axis_values, describe_plan
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m study.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--space", required=True, metavar="FILE", help="the space file, such as search_spaces/paper.yaml")
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, data.KEY, "
+                      "run.KEY or name; a list becomes an axis; may be repeated")  # fmt: skip
+    made.add_argument("--only", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", help="keep these values of "
+                      "an axis; may be repeated")  # fmt: skip
+    made.add_argument("--data", metavar="FILE", help="read the data from a .parquet, .csv or .jsonl file")
+    made.add_argument("--dry-run", action="store_true", help="print what would be trained, and train nothing")
+    made.add_argument("--storage", default="studies", metavar="FOLDER", help="where studies are kept; on a cluster, a "
+                      "folder that all nodes share (default: %(default)s)")  # fmt: skip
+    made.add_argument("--fresh", action="store_true", help="start over in a new folder beside the study's")
+    made.add_argument(
+        "--address", metavar="HOST:PORT", help="a running Ray cluster, or auto (default: a Ray of its own)"
+    )
+    add_tracking_uri(made)
+    made.add_argument("-v", "--verbose", action="store_true", help="show what Ray prints")
+    return made
+
+
+def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tracking-uri``."""
+    told = "an MLflow server (default: $MLFLOW_TRACKING_URI, else a sqlite file in the study's folder)"
+    default = os.environ.get("MLFLOW_TRACKING_URI")
+    parser.add_argument("--tracking-uri", default=default, metavar="URI", help=told)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        space = read(given.space, set=given.set, only=given.only, data=given.data)
+        storage = Path(given.storage) if given.dry_run and "://" not in given.storage else storage_folder(given.storage)
+        folder = find_study(storage, space.name, fresh=given.fresh)
+        plan = replace(make_plan(space), study=folder.path.name)
+        check_growth(folder, space, plan)
+        if given.dry_run:
+            print(describe_plan(plan, axis_values(plan), cell_results(folder, plan), str(folder.path)))
+            return 0
+        with alone(folder):
+            from study.driver import run  # imports torch, Ray and MLflow, which a fault need not wait for
+
+            return run(space, plan, folder, storage, options(given))
+    except (SpaceError, StudyError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nstopped before anything was trained; to go on: {again()}", file=sys.stderr)
+        return 1
+
+
+def options(given: argparse.Namespace) -> Options:
+    """What the driver has to know of the command line."""
+    return Options(address=given.address, tracking_uri=given.tracking_uri, verbose=given.verbose, again=again())
+
+
+def again() -> str:
+    """The command that goes on with the study: this one, but for ``--fresh``."""
+    program = Path(sys.executable)
+    shown = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
+    return shlex.join([shown, "-m", "study.run", *(word for word in sys.argv[1:] if word != "--fresh")])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""What will a study train, and what came of it, in a terminal's width?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+from rich.console import Console
+from rich.table import Table
+
+from study.cells import CellResult, unfinished
+from study.plan import Plan, SettingValues, Trajectory, label
+from study.records import StudyFolder
+
+# More cells than this are shown by condition, over their seeds.
+MOST_ROWS = 40
+
+
+def describe_plan(plan: Plan, axes: Mapping[str, Sequence[str]], results: Sequence[CellResult], folder: str) -> str:
+    """What ``--dry-run`` prints: ``axes`` holds each axis' values in words, ``results`` what is done already."""
+    width = max((len(name) for name in axes), default=4)
+    trajectories, left = len(plan.trajectories), unfinished(plan, results)
+    done = sum(result.state == "complete" for result in results)
+    lines = [f"study {plan.study}", ""]
+    lines += [f"  {name:<{width}}  {', '.join(values)}" for name, values in axes.items()]
+    lines += [
+        "",
+        f"{len(plan.cells):,} cells, trained by {trajectories:,} trajectories",
+        f"to train   {_work(plan.trajectories)}; {plan.shared_fraction:.0%} less than cell by cell",
+        f"done       {trajectories - len(left):,} trajectories, {done:,} cells, in {folder}",
+        f"left       {_work(left)}",
+    ]
+    return "\n".join(lines)
+
+
+def _work(trajectories: Sequence[Trajectory]) -> str:
+    steps, examples = (sum(getattr(t, key) for t in trajectories) for key in ("optimizer_steps", "examples"))
+    return f"{len(trajectories):,} trajectories, {steps:,} optimizer steps, {examples:,} examples"
+
+
+def print_results(results: Sequence[CellResult], plan: Plan, folder: StudyFolder, console: Console) -> None:
+    """The result table, and each cell that has failed or is missing, with its reason."""
+    console.print(result_table(results, plan.axes))
+    missing = [result for result in results if result.state != "complete"]
+    for result in missing[:MOST_ROWS]:
+        outcome = result.outcome
+        why = f"failed: {outcome.error}; its log: {outcome.log}" if result.state == "failed" and outcome else "not done"
+        console.print(f"{result.cell.name}: {why}", soft_wrap=True)
+    if len(missing) > MOST_ROWS:
+        console.print(
+            f"and {len(missing) - MOST_ROWS:,} more cells are not done; --dry-run counts them", soft_wrap=True
+        )
+
+
+def result_table(results: Sequence[CellResult], axes: Sequence[str]) -> Table:
+    """A row for each cell or, where these are many, for each condition with the range over its seeds."""
+    shown = [key for key in axes if len({_key(result.cell.settings.get(key)) for result in results}) > 1]
+    if len(results) > MOST_ROWS:
+        return _condition_table(results, [key for key in shown if key != "seed"])
+    table = _table(shown)
+    for name in ("epochs", "chosen", "val. acc.", "test acc.", "test loss", "one class"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("ended", no_wrap=True)
+    for result in results:
+        table.add_row(*(_value(key, result.cell.settings) for key in shown), *_scores(result))
+    return table
+
+
+def _table(keys: Iterable[str]) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for key in keys:
+        table.add_column(key.replace("_", " "), no_wrap=True)
+    return table
+
+
+def _scores(result: CellResult) -> list[str]:
+    chosen, last = result.chosen, result.last
+    ended: str = result.stop_reason or result.state
+    if result.state == "failed" and result.outcome is not None and result.outcome.error:
+        ended = f"failed: {result.outcome.error[:60]}"
+    if last is None or chosen is None:
+        return ["" if last is None else str(last.epoch), "", "", "", "", "", ended]
+    return [
+        str(last.epoch),
+        str(chosen.epoch),
+        f"{chosen.validation_accuracy:.3f}",
+        "" if chosen.test_accuracy is None else f"{chosen.test_accuracy:.3f}",
+        "" if chosen.test_loss is None else f"{chosen.test_loss:.3f}",
+        f"{last.majority_share:.0%}",
+        ended,
+    ]
+
+
+def _condition_table(results: Sequence[CellResult], keys: Sequence[str]) -> Table:
+    conditions: dict[tuple[str, ...], list[CellResult]] = {}
+    for result in results:
+        conditions.setdefault(tuple(_value(key, result.cell.settings) for key in keys), []).append(result)
+    table = _table(keys)
+    for name in ("seeds", "val. acc.", "test acc. (lowest–highest)", "test loss (lowest–highest)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for condition, group in conditions.items():
+        chosen = [result.chosen for result in group if result.state == "complete" and result.chosen is not None]
+        accuracy = [epoch.validation_accuracy for epoch in chosen]
+        table.add_row(
+            *condition,
+            f"{len(chosen)} of {len(group)}",
+            f"{fmean(accuracy):.3f}" if accuracy else "",
+            _range([epoch.test_accuracy for epoch in chosen if epoch.test_accuracy is not None]),
+            _range([epoch.test_loss for epoch in chosen if epoch.test_loss is not None]),
+        )
+    return table
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{fmean(values):.3f} ({min(values):.3f}–{max(values):.3f})" if values else ""
+
+
+def _value(key: str, settings: SettingValues) -> str:
+    """A setting's value in words, without its name, which heads the column."""
+    return label(key, settings.get(key)).removeprefix(f"{key.replace('_', ' ')} ").removeprefix(f"{key} ")
+
+
+def axis_values(plan: Plan) -> dict[str, list[str]]:
+    """The values of each axis in words, in the plan's order."""
+    return {key: list(dict.fromkeys(_value(key, cell.settings) for cell in plan.cells)) for key in plan.axes}
+
+
+def _key(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
