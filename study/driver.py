@@ -27,6 +27,9 @@ from study.tuner import (
     train,
 )
 
+# A file has no width that a table would have to keep within.
+WIDTH_OF_A_LOG = 240
+
 
 def run(space: Space, plan: Plan, folder: StudyFolder, storage: Path, options: Options) -> int:
     """Train what is left of ``plan`` in ``folder`` and mirror it; returns the exit code of :mod:`study.run`.
@@ -34,6 +37,8 @@ def run(space: Space, plan: Plan, folder: StudyFolder, storage: Path, options: O
     Raises StudyError, before anything is trained, for what the user has to mend.
     """
     console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = WIDTH_OF_A_LOG
     left = unfinished(plan, cell_results(folder, plan))
     console.print(
         f"study {plan.study}: {len(plan.cells):,} cells in {len(plan.trajectories):,} trajectories, "

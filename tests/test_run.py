@@ -1,0 +1,264 @@
+"""The whole way, with a real Ray and a real MLflow store: from a space file to results, interrupted, grown, refused."""
+
+import fcntl
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+import transformers
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from study.cells import cell_results
+from study.plan import Plan, from_json
+from study.records import Epoch, Predictions, StudyFolder
+
+SMALL: Mapping[str, Any] = {
+    "data": {"source": "builtin:reviews", "examples": 300, "max_length": 32},
+    "fixed": {"epochs": 3, "batch_size": 32, "learning_rate": 5e-4, "log_every_examples": 64},
+    "axes": {"model": ["tiny-bert", "tiny-roberta"], "early_stopping": ["none", {"patience": 1}], "seed": [0]},
+    "run": {"checkpoint_every_minutes": 0.001},
+}
+
+
+@dataclass
+class Study:
+    """A space file and the command that runs it."""
+
+    folder: Path
+    space: dict[str, Any] = field(default_factory=lambda: json.loads(json.dumps(SMALL)))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "small.yaml").write_text(yaml.safe_dump(self.space, sort_keys=False))
+        command = [sys.executable, "-m", "study.run", "--space", "small.yaml", *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, exits: int = 0) -> str:
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == exits, output
+        assert "Traceback" not in output
+        return output
+
+    def results(self, name: str = "small") -> StudyFolder:
+        return StudyFolder(self.folder / "studies" / name)
+
+    def plan(self, name: str = "small") -> Plan:
+        values = self.results(name).plan()
+        assert values is not None
+        return from_json(values)
+
+    def runs(self, name: str = "small") -> list[Run]:
+        """The MLflow runs of the study's cells."""
+        client = MlflowClient(f"sqlite:///{self.results(name).path / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name(name)
+        assert experiment is not None
+        found = client.search_runs([experiment.experiment_id])
+        return [run for run in found if "mlflow.parentRunId" in run.data.tags]
+
+
+def timeless(epochs: Sequence[Epoch]) -> list[tuple[Any, ...]]:
+    """A history without what the clock decides."""
+    names = [name for name in Epoch.__slots__ if name not in ("time", "train_seconds")]
+    return [tuple(getattr(epoch, name) for name in names) for epoch in epochs]
+
+
+def equal(one: Predictions | None, other: Predictions | None) -> bool:
+    """The same examples with the same logits, to the bit."""
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one.example_id, other.example_id) and np.array_equal(one.logits, other.logits)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, str]:
+    """A study that has run to its end, and what it printed."""
+    study = Study(tmp_path_factory.mktemp("finished"))
+    return study, study.run()
+
+
+def test_every_cell_is_done_shown_and_mirrored(finished: tuple[Study, str]) -> None:
+    study, output = finished
+    results = cell_results(study.results(), study.plan())
+    assert [result.state for result in results] == ["complete"] * 4
+    assert "4 cells in 2 trajectories" in output
+    assert re.search(r"mlflow ui --backend-store-uri sqlite:////.*/small/mlflow.db", output)
+    assert f"results:    {study.results().path}" in output
+    assert "Ray dashboard: http://127.0.0.1:" in output
+    table = output[output.index("test acc.") :]
+    for result in results:
+        assert result.chosen is not None
+        assert f"{result.chosen.test_loss:.3f}" in table
+    runs = {run.data.tags["cell"]: run for run in study.runs()}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs.keys() == {result.cell.id for result in results}
+    for result in results:
+        assert result.chosen is not None
+        assert runs[result.cell.id].data.metrics["test/loss"] == result.chosen.test_loss
+    assert "(pid=" not in output
+
+
+def test_the_manifest_says_what_ran(finished: tuple[Study, str]) -> None:
+    study, _ = finished
+    manifest = study.results().manifest()
+    assert manifest is not None
+    assert manifest["versions"]["torch"].startswith("2.")
+    assert manifest["precision"] in ("float32", "bfloat16")
+    outcomes = [study.results().trajectory(t.id).outcome() for t in study.plan().trajectories]
+    assert {outcome.precision for outcome in outcomes if outcome} == {manifest["precision"]}
+
+
+def test_the_same_command_again_trains_nothing(finished: tuple[Study, str]) -> None:
+    study, _ = finished
+    histories = {path: path.stat().st_mtime_ns for path in study.results().path.rglob("history.jsonl")}
+    output = study.run()
+    assert "2 of them done" in output
+    assert "Ray dashboard" not in output
+    assert histories == {path: path.stat().st_mtime_ns for path in study.results().path.rglob("history.jsonl")}
+
+
+def test_a_value_added_later_trains_only_what_is_new(finished: tuple[Study, str]) -> None:
+    study, _ = finished
+    before = {path: path.read_bytes() for path in study.results().path.rglob("history.jsonl")}
+    study.run("--set", "lr_schedule=[constant, linear]", "--only", "model=tiny-bert")
+    results = cell_results(study.results(), study.plan())
+    assert [result.state for result in results] == ["complete"] * 4
+    after = {path: path.read_bytes() for path in study.results().path.rglob("history.jsonl")}
+    assert len(after) == len(before) + 1
+    assert {path: after[path] for path in before} == before
+    assert "2 trajectories, 0 of" not in study.run("--dry-run")
+
+
+def test_a_changed_fixed_setting_is_another_study(finished: tuple[Study, str]) -> None:
+    study, _ = finished
+    output = study.run("--set", "learning_rate=1e-4", exits=2)
+    assert "learning_rate was 0.0005 and is 0.0001" in output
+    assert "--fresh" in output
+    assert "data.max_length was 32 and is 16" in study.run("--set", "data.max_length=16", exits=2)
+
+
+def test_whoever_comes_second_is_told_who_runs_it(finished: tuple[Study, str]) -> None:
+    study, _ = finished
+    with (study.results().path / ".lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        output = study.run(exits=2)
+    assert re.search(r"is being run by \S+ on \S+ \(process \d+\) since \d{4}-", output)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_continued_is_as_if_nothing_had_happened(
+    finished: tuple[Study, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    study = Study(tmp_path / "interrupted")
+    study.space["fixed"]["epochs"] = 3
+    process = study.start()
+    histories = study.folder / "studies" / "small" / "trajectories"
+    until = time.monotonic() + 120
+    while not any(path.stat().st_size for path in histories.glob("*/history.jsonl")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert f"stopped by {number.name}" in output
+    assert "-m study.run --space small.yaml" in output[output.index("to go on:") :]
+    assert "Traceback" not in output
+    statuses = {run.info.status for run in study.runs()}
+    assert statuses <= {"KILLED", "FINISHED"}
+    study.run()
+    other = finished[0].results()
+    for trajectory in study.plan().trajectories:
+        ours, theirs = study.results().trajectory(trajectory.id), other.trajectory(trajectory.id)
+        assert timeless(ours.epochs()) == timeless(theirs.epochs())
+        for epoch in range(1, 4):
+            assert equal(ours.predictions(epoch, "test"), theirs.predictions(epoch, "test"))
+    assert {run.info.status for run in study.runs()} == {"FINISHED"}
+    assert len(study.runs()) == 4
+
+
+def test_what_fails_is_named_with_its_log_and_the_rest_goes_on(tmp_path: Path) -> None:
+    study = Study(tmp_path / "failing")
+    study.run("--set", "epochs=1", "--only", "model=tiny-bert", "--only", "early_stopping=none", "--set", "name=first")
+    study.run("--set", "epochs=1", "--only", "model=tiny-roberta", "--only", "early_stopping=none", "--set", "name=two")
+    config = study.results("two").trajectory(study.plan("two").trajectories[0].id).config()
+    assert config is not None
+    (Path(config["encoded"]) / "train-labels.npy").write_bytes(b"no array")
+    output = study.run("--set", "early_stopping=none", exits=1)
+    states = [result.state for result in cell_results(study.results(), study.plan())]
+    assert states == ["complete", "failed"]
+    named = next(line for line in output.splitlines() if line.startswith("tiny-roberta") and "its log:" in line)
+    log = Path(named.split("its log: ")[1])
+    assert "open_encoded" in log.read_text()
+    assert sorted(run.info.status for run in study.runs()) == ["FAILED", "FINISHED"]
+
+
+def test_a_model_folder_of_another_family_and_data_with_three_classes(tmp_path: Path) -> None:
+    study = Study(tmp_path / "other")
+    study.folder.mkdir()
+    rows = [f"the {word} weather report number {i},{word}" for i in range(40) for word in ("sun", "rain", "snow")]
+    (study.folder / "weather.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "sun", "rain", "snow", "weather", "report", "number"]
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: id_ for id_, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    wrap: Any = transformers.PreTrainedTokenizerFast
+    fast = wrap(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]")
+    fast.save_pretrained(study.folder / "electra")
+    config = transformers.ElectraConfig(
+        vocab_size=len(words), embedding_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64,
+    )  # fmt: skip
+    transformers.ElectraForSequenceClassification(config).save_pretrained(study.folder / "electra")
+    study.space["axes"] = {"model": ["./electra"], "seed": [0]}
+    study.run("--data", "weather.csv", "--set", "learning_rate=3e-3", "--set", "epochs=8")
+    (result,) = cell_results(study.results(), study.plan())
+    assert result.state == "complete"
+    assert result.chosen is not None
+    assert result.chosen.test_accuracy is not None
+    assert result.chosen.test_accuracy > 0.5
+    test = study.results().trajectory(result.cell.trajectory).predictions(result.chosen.epoch, "test")
+    assert test is not None
+    assert test.logits.shape[1] == 3
+
+
+def test_what_the_user_has_to_mend_is_told_before_anything_starts(tmp_path: Path) -> None:
+    study = Study(tmp_path / "refused")
+    assert "a trajectory asks for 1 GPU" in study.run("--set", "run.gpu=1", exits=2)
+    assert "a file system that all nodes share" in study.run("--storage", "s3://bucket/studies", exits=2)
+    (study.folder / "file").write_text("")
+    assert "cannot be written to" in study.run("--storage", "file/studies", exits=2)
+    assert "did you mean epochs" in study.run("--set", "epoch=3", exits=2)
+
+
+def test_fresh_starts_over_in_a_folder_beside(tmp_path: Path) -> None:
+    study = Study(tmp_path / "fresh")
+    study.space["axes"] = {"model": ["tiny-bert"]}
+    study.run("--set", "epochs=1")
+    study.run("--set", "epochs=2", "--fresh")
+    assert study.plan("small").trajectories[0].epochs == 1
+    assert study.plan("small.2").trajectories[0].epochs == 2
+    assert "1 of them done" in study.run("--set", "epochs=2")
