@@ -11,30 +11,24 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from study.cells import scores
 from study.data import Encoded, EncodedData
-from study.devices import (
-    Precision,
-    autocast,
-    is_out_of_memory,
-    random_state,
-    set_random_state,
-    start_micro_batch,
-)
+from study.devices import Precision, random_state, set_random_state
 from study.evaluation import Evaluation, evaluate
+from study.gradients import Gradients
 from study.models import Classifier
 from study.optimizer import make_optimizer
 from study.order import epoch_order, interval_ends
 from study.records import Epoch, Interval, Predictions, Split, StopReason
 from study.schedules import factor, peak_learning_rate
 from study.settings import Settings
-from study.stopping import Policy, best_epoch, decide
+from study.stopping import Metric, Policy, best_epoch, decide
+from study.sums import StepSums, Sums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,48 +45,6 @@ class State:
 
     tensors: Mapping[str, torch.Tensor]
     values: Mapping[str, Any]
-
-
-@dataclass(slots=True)
-class Sums:
-    """What is added up over optimizer steps: on the device, so that no step waits for it."""
-
-    loss: torch.Tensor
-    norm: torch.Tensor
-    norm_max: torch.Tensor
-    non_finite: torch.Tensor
-    examples: int = 0
-    steps: int = 0
-
-    @classmethod
-    def zero(cls, device: torch.device) -> Sums:
-        """Nothing yet."""
-        wide = torch.float64 if device.type != "mps" else torch.float32
-        return cls(*(torch.zeros((), dtype=wide, device=device) for _ in range(4)))
-
-    def add(self, loss: torch.Tensor, norm: torch.Tensor, examples: int) -> None:
-        """Count one optimizer step over ``examples`` whose losses add up to ``loss``."""
-        self.loss += loss
-        self.norm += norm
-        self.norm_max = torch.maximum(self.norm_max, norm.to(self.norm_max.dtype))
-        self.non_finite += ~(torch.isfinite(loss) & torch.isfinite(norm))
-        self.examples += examples
-        self.steps += 1
-
-
-@dataclass(slots=True)
-class EpochSums:
-    """What an epoch has added up by the end of its last interval."""
-
-    loss: float = 0.0
-    norm: float = 0.0
-    norm_max: float = 0.0
-    non_finite: int = 0
-    examples: int = 0
-    steps: int = 0
-    update_ratio: float = 0.0
-    intervals: int = 0
-    seconds: float = 0.0
 
 
 class FineTuning:
@@ -120,11 +72,10 @@ class FineTuning:
         self.device = device
         self.precision = precision
         self.data = data
-        self.ids = torch.from_numpy(np.array(data.train.input_ids)).to(device)
-        self.labels = torch.from_numpy(np.array(data.train.labels)).to(device)
-        self.lengths = np.array(data.train.lengths)
-        self.device_lengths = torch.from_numpy(self.lengths).to(device)
-        self.forward = torch.compile(model) if settings.compile else model
+        # An epoch's last step may be over a smaller batch, and a plan by optimizer steps may end within an epoch.
+        self.steps_per_epoch = math.ceil(len(data.train) / settings.batch_size)
+        self.planned_epochs = math.ceil(optimizer_steps / self.steps_per_epoch)
+        assert max(policy.max_epochs or math.inf for policy in policies) == self.planned_epochs
         self.peak = peak_learning_rate(
             settings.learning_rate,
             scaling=settings.lr_scaling,
@@ -133,27 +84,25 @@ class FineTuning:
         )
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(model, settings, device)
-        self.micro_batch_size = start_micro_batch(settings.micro_batch_size, settings.batch_size, device)
+        self.gradients = Gradients(model, data.train, settings, device=device, precision=precision)
         self.step = 0
         self.examples_seen = 0
         self.epochs: list[Epoch] = []
-        self.epoch_sums = EpochSums()
+        self.epoch_sums = Sums()
+        self.halved_at: list[int] = []
         self.stop_reason: StopReason | None = None
-        self.order = np.arange(0)
-        self.device_order = torch.arange(0)
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of a whole epoch; the last of them may be over a smaller batch."""
-        return math.ceil(len(self.data.train) / self.settings.batch_size)
+    def micro_batch_size(self) -> int:
+        """Examples that pass through the model at a time."""
+        return self.gradients.micro_batch_size
 
     def run(self) -> Iterator[Interval | EpochEnd]:
         """Train on from where the state stands; ends when :attr:`stop_reason` is set."""
         while self.stop_reason is None and not self._all_stopped():
             yield from self._epoch()
         if self.stop_reason is None:
-            last = len(self.epochs) >= max(policy.max_epochs or math.inf for policy in self.policies)
-            self.stop_reason = "epochs exhausted" if last else "stopped early"
+            self.stop_reason = "epochs exhausted" if len(self.epochs) >= self.planned_epochs else "stopped early"
 
     def _all_stopped(self) -> bool:
         history = scores(self.epochs)
@@ -164,57 +113,56 @@ class FineTuning:
         batch, epoch = self.settings.batch_size, len(self.epochs)
         first = epoch * self.steps_per_epoch
         last = min(first + self.steps_per_epoch, self.optimizer_steps)
-        self.order = epoch_order(
-            self.lengths, batch_size=batch, max_length=self.ids.shape[1], seed=self.settings.seed, epoch=epoch
-        )
-        self.device_order = torch.from_numpy(self.order).to(self.device)
-        windows = [
-            range(start, min(start + batch, len(self.order))) for start in range(0, (last - first) * batch, batch)
-        ]
+        order = epoch_order(np.array(self.data.train.lengths), batch_size=batch, seed=self.settings.seed, epoch=epoch)
+        self.gradients.set_order(order)
+        windows = [range(start, min(start + batch, len(order))) for start in range(0, (last - first) * batch, batch)]
         closing = interval_ends([len(window) for window in windows], self.settings.log_every_examples)
         self.model.train()
-        started, sums = time.perf_counter(), Sums.zero(self.device)
+        started, sums = time.perf_counter(), StepSums(self.device)
         for index in range(self.step - first, last - first):
-            closes = index in closing
-            before = [parameter.detach().clone() for parameter in self.parameters] if closes else []
-            loss, norm = self._optimizer_step(windows[index])
-            sums.add(loss, norm, len(windows[index]))
-            if not closes:
-                continue
-            interval = self._close_interval(sums, before, seconds=time.perf_counter() - started)
-            del before
-            if not math.isfinite(interval.train_loss):
-                self.stop_reason = "non-finite"
+            # Asked before a step, not after an interval, so that a run that goes on from there asks it too.
+            if not math.isfinite(self.epoch_sums.loss):
                 break
-            yield interval
-            started, sums = time.perf_counter(), Sums.zero(self.device)
+            before = self._optimizer_step(windows[index], sums, keep=index in closing)
+            if before is not None:
+                yield self._close_interval(sums, before, started)
+                started, sums = time.perf_counter(), StepSums(self.device)
+        if not math.isfinite(self.epoch_sums.loss):
+            self.stop_reason = "non-finite"
         end = self._end_epoch()
         self.epochs.append(end.record)
-        self.epoch_sums = EpochSums()
+        self.epoch_sums = Sums()
         yield end
 
-    def _close_interval(self, sums: Sums, before: list[torch.Tensor], *, seconds: float) -> Interval:
-        """Bring the device's sums home, once per interval."""
-        weights = [parameter.detach() for parameter in self.parameters]
-        change = torch.nn.utils.get_total_norm(torch._foreach_sub(weights, before))
-        ratio = change / torch.nn.utils.get_total_norm(before)
-        values = torch.stack([sums.loss, sums.norm, sums.norm_max, sums.non_finite, ratio.to(sums.loss.dtype)])
-        loss, norm, norm_max, non_finite, update_ratio = values.tolist()
-        epoch = self.epoch_sums
-        epoch.loss += loss
-        epoch.norm += norm
-        epoch.norm_max = float(np.maximum(epoch.norm_max, norm_max))
-        epoch.non_finite += int(non_finite)
-        epoch.examples += sums.examples
-        epoch.steps += sums.steps
-        epoch.update_ratio += update_ratio
-        epoch.intervals += 1
-        epoch.seconds += seconds
+    def _optimizer_step(self, window: range, sums: StepSums, *, keep: bool) -> list[torch.Tensor] | None:
+        """One step over a window of the epoch's order; to ``keep`` the weights before it is to return a copy."""
+        loss, fitted = self.gradients.add(window)
+        if not fitted:
+            self.halved_at.append(self.step)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.settings.max_gradient_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.max_gradient_norm, norm)
+        before = [parameter.detach().clone() for parameter in self.parameters] if keep else None
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.examples_seen += len(window)
+        sums.add(loss, norm, len(window))
+        return before
+
+    def _close_interval(self, sums: StepSums, before: list[torch.Tensor], started: float) -> Interval:
+        """The record of the interval that the step from the weights ``before`` ends."""
+        change = [parameter.detach() - old for parameter, old in zip(self.parameters, before, strict=True)]
+        ratio = torch.nn.utils.get_total_norm(change) / torch.nn.utils.get_total_norm(before)
+        interval = sums.home(update_ratio=ratio, started=started)
+        self.epoch_sums.add(interval)
         return Interval(
             examples_seen=self.examples_seen,
             optimizer_step=self.step,
-            train_loss=loss / sums.examples,
-            gradient_norm=norm / sums.steps,
+            train_loss=interval.loss / interval.examples,
+            gradient_norm=interval.norm / interval.steps,
             learning_rate=self._learning_rate(self.step - 1),
             time=time.time(),
         )
@@ -229,61 +177,12 @@ class FineTuning:
             polynomial_power=settings.polynomial_power or 1.0,
         )
 
-    def _optimizer_step(self, window: range) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step over a window of the epoch's order: its examples' summed loss and the gradient's norm before clipping."""
-        loss = self._gradients(window)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        if self.settings.max_gradient_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.max_gradient_norm, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.examples_seen += len(window)
-        return loss, norm
-
-    def _gradients(self, window: range) -> torch.Tensor:
-        """Accumulate the gradient of the window's mean loss; halve the micro-batch where memory does not suffice."""
-        while True:
-            generators = random_state(self.device)
-            try:
-                return self._accumulate(window)
-            except RuntimeError as error:
-                if not is_out_of_memory(error) or self.micro_batch_size == 1:
-                    raise
-            # Outside the handler: the exception holds the frames, and they the memory, of what failed.
-            self.optimizer.zero_grad(set_to_none=True)
-            set_random_state(generators, self.device)
-            self.micro_batch_size = math.ceil(self.micro_batch_size / 2)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-    def _accumulate(self, window: range) -> torch.Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
-        for start in range(0, len(window), self.micro_batch_size):
-            ids, lengths, index = self._gather(window[start : start + self.micro_batch_size])
-            with autocast(self.device, self.precision):
-                logits = self.forward(ids, lengths)
-            loss = functional.cross_entropy(logits.float(), self.labels[index], reduction="sum")
-            (loss / len(window)).backward()
-            total += loss.detach()
-        return total
-
-    def _gather(self, window: range) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Ids, lengths (None where nothing is padded) and positions of a window, cut to its longest text."""
-        lengths = self.lengths[self.order[window.start : window.stop]]
-        longest = self.ids.shape[1] if self.settings.compile else int(lengths.max())
-        index = self.device_order[window.start : window.stop]
-        padded = bool((lengths < longest).any())
-        return self.ids[index, :longest], self.device_lengths[index] if padded else None, index
-
     def _end_epoch(self) -> EpochEnd:
         """Evaluate on validation and, where this is the best epoch yet by either metric, on test."""
         validation = self._evaluate(self.data.validation)
         draft = self._record(validation, test=None)
         history = scores([*self.epochs, draft])
-        metrics: tuple[Literal["loss", "accuracy"], ...] = ("loss", "accuracy")
+        metrics: tuple[Metric, ...] = ("loss", "accuracy")
         if self.stop_reason == "non-finite" or len(history) not in {best_epoch(history, metric) for metric in metrics}:
             return EpochEnd(record=draft, predictions={})
         test = self._evaluate(self.data.test)
@@ -322,13 +221,14 @@ class FineTuning:
     def state(self) -> State:
         """Everything that the rest of the run depends on; the tensors are those of the loop, not copies."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
         tensors |= {f"random.{name}": tensor for name, tensor in random_state(self.device).items()}
         values = {
             "step": self.step,
             "examples_seen": self.examples_seen,
             "micro_batch_size": self.micro_batch_size,
+            "halved_at": self.halved_at,
             "stop_reason": self.stop_reason,
             "epochs": [asdict(epoch) for epoch in self.epochs],
             "epoch_sums": asdict(self.epoch_sums),
@@ -345,14 +245,16 @@ class FineTuning:
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in parts["optimizer"].items():
             index, key = name.split(".")
-            moments.setdefault(int(index), {})[key] = tensor
+            # The optimizer takes these as they are; a copy lies in memory as the first ones did.
+            moments.setdefault(int(index), {})[key] = tensor.clone()
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         set_random_state(parts["random"], self.device)
         values = state.values
         self.step = values["step"]
         self.examples_seen = values["examples_seen"]
-        self.micro_batch_size = values["micro_batch_size"]
+        self.gradients.micro_batch_size = values["micro_batch_size"]
+        self.halved_at = list(values["halved_at"])
         self.stop_reason = values["stop_reason"]
         self.epochs = [Epoch(**epoch) for epoch in values["epochs"]]
-        self.epoch_sums = EpochSums(**values["epoch_sums"])
+        self.epoch_sums = Sums(**values["epoch_sums"])

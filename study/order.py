@@ -16,30 +16,28 @@ PADDING_WORTH_SORTING = 0.05
 BATCHES_PER_BUCKET_WINDOW = 50
 
 
-def epoch_order(
-    lengths: npt.NDArray[Any], *, batch_size: int, max_length: int, seed: int, epoch: int
-) -> npt.NDArray[np.int64]:
+def epoch_order(lengths: npt.NDArray[Any], *, batch_size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """Positions ``[n]`` of the training examples, whose ``lengths`` are in tokens, in the order of one epoch.
 
-    A uniform permutation where padding everything to ``max_length`` costs at most 5 %. Where it costs more, each
-    stretch of 50 batches of that permutation is sorted by length and its batches shuffled: which stretch an example
-    falls into and the order of the batches stay random, which examples share a batch follows their lengths.
+    A uniform permutation where padding everything to the longest costs at most 5 %. Where it costs more, each stretch
+    of 50 batches of that permutation is sorted by length and its batches shuffled: which stretch an example falls into
+    and the order of the batches stay random, which examples share a batch follows their lengths. The epoch's last,
+    smaller batch is cut out of the last stretch at a random place, so that it holds no particular lengths.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
-    if 1 - float(np.mean(lengths)) / max_length <= PADDING_WORTH_SORTING:
+    if 1 - float(np.mean(lengths)) / int(np.max(lengths)) <= PADDING_WORTH_SORTING:
         return order
     stretch = batch_size * BATCHES_PER_BUCKET_WINDOW
-    batches: list[npt.NDArray[np.int64]] = []
+    parts: list[npt.NDArray[np.int64]] = []
     for start in range(0, len(order), stretch):
         part = order[start : start + stretch]
         part = part[np.argsort(lengths[part], kind="stable")]
-        whole = len(part) // batch_size
-        cut = [part[i * batch_size : (i + 1) * batch_size] for i in range(whole)]
-        batches += [cut[i] for i in rng.permutation(whole)]
-        if len(part) % batch_size:
-            batches.append(part[whole * batch_size :])
-    return np.concatenate(batches)
+        whole, rest = divmod(len(part), batch_size)
+        cut = batch_size * int(rng.integers(whole + 1)) if rest else 0
+        batches = np.delete(part, slice(cut, cut + rest)).reshape(whole, batch_size)
+        parts += [*batches[rng.permutation(whole)], part[cut : cut + rest]]
+    return np.concatenate(parts)
 
 
 def interval_ends(batch_sizes: Sequence[int], every_examples: int) -> set[int]:

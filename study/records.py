@@ -91,7 +91,10 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a trajectory ended, and on what: ``device``, ``precision`` and ``micro_batch_size`` as really used."""
+    """How a trajectory ended, and on what: ``device``, ``precision`` and ``micro_batch_size`` as really used.
+
+    ``halved_at`` names the optimizer steps (from 0) at which memory did not suffice and the micro-batch was halved.
+    """
 
     status: Status
     stop_reason: StopReason | None = None
@@ -100,6 +103,7 @@ class Outcome:
     device: str = ""
     precision: str = ""
     micro_batch_size: int = 0
+    halved_at: tuple[int, ...] = ()
     error: str | None = None
     log: str | None = None
 
@@ -174,6 +178,7 @@ class TrajectoryFolder:
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
+        sync_folder(self.path)
 
     def predictions_path(self, epoch: int, split: Split) -> Path:
         """Where the predictions of the checkpoint after ``epoch`` are kept."""
@@ -199,7 +204,7 @@ class TrajectoryFolder:
     def outcome(self) -> Outcome | None:
         """How the trajectory ended; None while it has not."""
         values = read_json(self.path / "outcome.json")
-        return Outcome(**values) if values is not None else None
+        return Outcome(**{**values, "halved_at": tuple(values.get("halved_at", ()))}) if values is not None else None
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Say how the trajectory ended. Everything else must be on disk by then."""

@@ -72,7 +72,7 @@ def decide(history: Sequence[Scores], policy: Policy) -> Decision:
         best, waited = -math.inf, 0
         for epoch, score in enumerate(history[:limit], start=1):
             value = gain(score, policy.metric)
-            if value > best + policy.min_delta or (best == -math.inf and value > best):
+            if value > best + policy.min_delta:
                 best, waited = value, 0
             else:
                 waited += 1

@@ -7,23 +7,23 @@ goes on from its newest checkpoint, and does nothing once it has ended.
 from __future__ import annotations
 
 import gc
-import time
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from study import checkpoint
 from study.cells import scores
 from study.data import EncodedData, open_encoded
 from study.devices import choose_precision, device_name, find_device, set_tf32
-from study.finetune import EpochEnd, FineTuning, State
+from study.finetune import EpochEnd, FineTuning
 from study.models import load_classifier
-from study.records import Epoch, Outcome, Record, TrajectoryFolder, from_values
+from study.records import Epoch, Interval, Outcome, Record, TrajectoryFolder
 from study.settings import Settings
-from study.stopping import Policy, best_epoch
+from study.stopping import Metric, Policy, best_epoch
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -34,56 +34,78 @@ def train_trajectory(
     """Train what ``folder``'s config says until it ends, and return how.
 
     ``report`` is called after each epoch with its numbers. Where ``stop_file`` appears, training is saved and left to a
-    later call, and None returned. Raises ValueError when the model cannot be loaded; whatever
-    else is raised leaves a folder that a later call goes on from.
+    later call, and None returned. Raises ValueError when the model cannot be loaded; whatever else is raised leaves a
+    folder that a later call goes on from.
     """
     config = folder.config()
     assert config is not None, f"{folder.path} was never planned"
+    checkpoints = folder.path / "checkpoints"
     outcome = folder.outcome()
     if outcome is not None and outcome.status == "complete":
+        checkpoint.delete_all(checkpoints)
         return outcome
-    torch.set_num_threads(cpu_threads)
-    settings = Settings(**config["settings"])
     if stop_file is not None and stop_file.exists():
         return None
-    data = open_encoded(Path(config["encoded"]))
-    loop = make_loop(settings, data, config)
-    history: list[Record] = []
-    saved = checkpoint.load_newest(folder.path / "checkpoints")
+    torch.set_num_threads(cpu_threads)
+    loop = make_loop(Settings(**config["settings"]), open_encoded(Path(config["encoded"])), config)
+    saved = checkpoint.load_newest(checkpoints)
     if saved is not None:
         loop.load(saved)
-        history = [from_values(values) for values in saved.values["history"]]
-        folder.append(history)
-    last_saved = time.monotonic()
+    pace = checkpoint.Pace(every_minutes=config["checkpoint_every_minutes"])
+    recorder = Recorder(folder, keep_best_by=config["checkpoint_metric"] if config["keep_best_weights"] else None)
     for item in loop.run():
         stopping = stop_file is not None and stop_file.exists()
-        history.append(item.record if isinstance(item, EpochEnd) else item)
-        if isinstance(item, EpochEnd):
-            for split, predictions in item.predictions.items():
-                folder.write_predictions(item.record.epoch, split, predictions)
-            if config["keep_best_weights"]:
-                _keep_best(folder, loop, config["checkpoint_metric"])
-        elif not stopping and time.monotonic() - last_saved < 60 * config["checkpoint_every_minutes"]:
-            continue
-        checkpoint.save(folder.path / "checkpoints", _with_history(loop.state(), history))
-        folder.append(history)
-        last_saved = time.monotonic()
-        if isinstance(item, EpochEnd):
-            report(_progress(item.record))
+        epoch = recorder.take(item, loop)
+        due = stopping or pace.due(epoch_ended=epoch is not None)
+        if due or epoch is not None:
+            recorder.flush()
+        if due:
+            pace.save(checkpoints, loop.state())
+        if epoch is not None:
+            report(_progress(epoch))
         if stopping:
             return None
-    outcome = Outcome(
-        status="complete",
-        stop_reason=loop.stop_reason,
-        epochs=len(loop.epochs),
-        train_seconds=sum(epoch.train_seconds for epoch in loop.epochs),
-        device=device_name(loop.device),
-        precision=loop.precision,
-        micro_batch_size=loop.micro_batch_size,
-    )
+    outcome = _outcome(loop)
     folder.write_outcome(outcome)
-    checkpoint.delete_all(folder.path / "checkpoints")
+    checkpoint.delete_all(checkpoints)
     return outcome
+
+
+class Recorder:
+    """Brings what the loop yields into the trajectory's folder, each thing once.
+
+    Records reach the disk before the checkpoint that follows them, so a run that goes on may come by epochs that are
+    recorded already. Those stand, and the loop takes them for its own: they are equal but for the clock, or, where a
+    device computes the same twice with different last bits, what has been seen and mirrored must not change.
+    """
+
+    def __init__(self, folder: TrajectoryFolder, *, keep_best_by: Metric | None) -> None:
+        self.folder = folder
+        self.keep_best_by = keep_best_by
+        self.recorded = {epoch.epoch: epoch for epoch in folder.epochs()}
+        self.pending: list[Record] = []
+
+    def take(self, item: Interval | EpochEnd, loop: FineTuning) -> Epoch | None:
+        """Keep a record until :meth:`flush`, predictions and best weights at once; returns the epoch that has ended."""
+        if isinstance(item, Interval):
+            self.pending.append(item)
+            return None
+        epoch = self.recorded.get(item.record.epoch)
+        if epoch is not None:
+            loop.epochs[-1] = epoch
+        else:
+            epoch = item.record
+            for split, predictions in item.predictions.items():
+                self.folder.write_predictions(epoch.epoch, split, predictions)
+            self.pending.append(epoch)
+        if self.keep_best_by and best_epoch(scores(loop.epochs), self.keep_best_by) == epoch.epoch:
+            _keep_weights(loop.model.model, self.folder.path / "best-model")
+        return epoch
+
+    def flush(self) -> None:
+        """Make the records that were taken durable."""
+        self.folder.append(self.pending)
+        self.pending.clear()
 
 
 def make_loop(settings: Settings, data: EncodedData, config: Mapping[str, Any]) -> FineTuning:
@@ -105,7 +127,8 @@ def make_loop(settings: Settings, data: EncodedData, config: Mapping[str, Any]) 
         policies=[Policy(**policy) for policy in config["policies"]],
         optimizer_steps=config["optimizer_steps"],
         device=device,
-        precision=choose_precision(settings.precision, device),
+        # A study decides once what "auto" is, so that its trajectories never mix precisions.
+        precision=config.get("precision") or choose_precision(settings.precision, device),
     )
 
 
@@ -127,14 +150,26 @@ def tune_trainable(config: dict[str, Any]) -> None:
             torch.cuda.empty_cache()
 
 
-def _with_history(state: State, history: list[Record]) -> State:
-    return State(tensors=state.tensors, values={**state.values, "history": [asdict(record) for record in history]})
+def _keep_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Keep the weights as a folder that ``from_pretrained`` reads, whole whenever it is there."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
 
 
-def _keep_best(folder: TrajectoryFolder, loop: FineTuning, metric: Any) -> None:
-    """Keep the weights as a folder that ``from_pretrained`` reads when this epoch is the best by ``metric``."""
-    if best_epoch(scores(loop.epochs), metric) == len(loop.epochs):
-        loop.model.model.save_pretrained(folder.path / "best-model")
+def _outcome(loop: FineTuning) -> Outcome:
+    return Outcome(
+        status="complete",
+        stop_reason=loop.stop_reason,
+        epochs=len(loop.epochs),
+        train_seconds=sum(epoch.train_seconds for epoch in loop.epochs),
+        device=device_name(loop.device),
+        precision=loop.precision,
+        micro_batch_size=loop.micro_batch_size,
+        halved_at=tuple(loop.halved_at),
+    )
 
 
 def _progress(epoch: Epoch) -> dict[str, Any]:

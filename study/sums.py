@@ -1,0 +1,76 @@
+"""What does the loop add up between two records, and how does it reach them?
+
+Sums are kept and divided once, when a record is made, so that a ragged last batch counts for what it holds.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+class StepSums:
+    """What an interval's optimizer steps add up: on the device, so that no step waits for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss, self.norm, self.norm_max, self.non_finite = torch.zeros(4, dtype=torch.float64, device=device)
+        self.examples = 0
+        self.steps = 0
+
+    def add(self, loss: torch.Tensor, norm: torch.Tensor, examples: int) -> None:
+        """Count one step over ``examples`` whose losses add up to ``loss``, with the gradient's ``norm``."""
+        self.loss += loss
+        self.norm += norm
+        self.norm_max = torch.maximum(self.norm_max, norm.to(self.norm_max.dtype))
+        self.non_finite += ~(torch.isfinite(loss) & torch.isfinite(norm))
+        self.examples += examples
+        self.steps += 1
+
+    def home(self, *, update_ratio: torch.Tensor, started: float) -> Sums:
+        """Bring the sums from the device, the one wait of an interval, which then ends (``perf_counter``)."""
+        values = [self.loss, self.norm, self.norm_max, self.non_finite, update_ratio.to(self.loss.dtype)]
+        loss, norm, norm_max, non_finite, ratio = torch.stack(values).tolist()
+        return Sums(
+            loss=loss,
+            norm=norm,
+            norm_max=norm_max,
+            non_finite=int(non_finite),
+            examples=self.examples,
+            steps=self.steps,
+            update_ratio=ratio,
+            intervals=1,
+            seconds=time.perf_counter() - started,
+        )
+
+
+@dataclass(slots=True)
+class Sums:
+    """The same as plain numbers, of one interval or of all intervals of an epoch so far.
+
+    ``update_ratio`` adds up one number for each of ``intervals``, ``seconds`` the time spent on training alone.
+    """
+
+    loss: float = 0.0
+    norm: float = 0.0
+    norm_max: float = 0.0
+    non_finite: int = 0
+    examples: int = 0
+    steps: int = 0
+    update_ratio: float = 0.0
+    intervals: int = 0
+    seconds: float = 0.0
+
+    def add(self, interval: Sums) -> None:
+        """Count an interval; a NaN stays NaN."""
+        self.loss += interval.loss
+        self.norm += interval.norm
+        self.norm_max = float(np.maximum(self.norm_max, interval.norm_max))
+        self.non_finite += interval.non_finite
+        self.examples += interval.examples
+        self.steps += interval.steps
+        self.update_ratio += interval.update_ratio
+        self.intervals += interval.intervals
+        self.seconds += interval.seconds
