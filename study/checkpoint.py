@@ -63,16 +63,18 @@ def save(folder: Path, state: State) -> Path:
     earlier checkpoint is untouched by then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{state.values['step']:09d}.safetensors"
-    for old in [old for old in _newest_first(folder) if old != path][1:]:
+    path = folder / f"epochs-{len(state.values['epochs']):04d}-step-{state.values['step']:09d}.safetensors"
+    for old in _newest_first(folder)[1:]:
         _delete(old)
     part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        checksum = _write(file, state)
-        file.flush()
-        os.fsync(file.fileno())
-    _checksum_path(path).unlink(missing_ok=True)
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            checksum = _write(file, state)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     sync_folder(folder)
     write_atomically(_checksum_path(path), f"{checksum}  {path.name}\n".encode())
     return path
@@ -141,7 +143,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+    return sorted(folder.glob("epochs-*.safetensors"), reverse=True)
 
 
 def _checksum_path(path: Path) -> Path:

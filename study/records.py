@@ -111,11 +111,14 @@ class Outcome:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` so that ``path`` holds all of it or what it held before, even after a power cut."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
