@@ -145,7 +145,7 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(
 @pytest.mark.faults
 @pytest.mark.parametrize("family", FAMILIES)
 @given(places=st.lists(PLACES, min_size=1, max_size=5), every_minutes=PACES)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_killed_anywhere_many_times_it_ends_as_if_it_had_not_been(
     uninterrupted: Mapping[str, Path],
     encoded: Mapping[str, Path],
