@@ -86,6 +86,8 @@ def result(path: Path) -> dict[str, Any]:
     folder = TrajectoryFolder(path)
     outcome = folder.outcome()
     assert outcome is not None
+    # What is recorded stands, the clock's part of it too.
+    assert outcome.train_seconds == sum(epoch.train_seconds for epoch in folder.epochs())
     files = [*path.glob("predictions/*.parquet"), *path.glob("best-model/*.safetensors")]
     return {
         "outcome": without_clock(asdict(outcome)),
@@ -266,14 +268,15 @@ def test_what_failed_is_tried_again(
     assert result(folder) == result(uninterrupted["tiny-bert"])
 
 
-def test_a_damaged_checkpoint_costs_time_and_nothing_else(
-    uninterrupted: Mapping[str, Path], encoded: Mapping[str, Path], tmp_path: Path
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_damaged_checkpoints_cost_time_and_nothing_else(
+    uninterrupted: Mapping[str, Path], encoded: Mapping[str, Path], tmp_path: Path, damaged: int
 ) -> None:
     """The records since the checkpoint before it stand already; coming by them again changes nothing."""
     folder = plan(tmp_path / "damaged", encoded, "tiny-bert", every_minutes=1e-9)
     assert run(folder, kill_at=Place("step", 11)) == -9
-    newest = max((folder / "checkpoints").glob("*.safetensors"))
-    newest.write_bytes(newest.read_bytes()[:-1_000])
+    for path in sorted((folder / "checkpoints").glob("*.safetensors"))[-damaged:]:
+        path.write_bytes(path.read_bytes()[:-1_000])
     with pytest.warns(UserWarning, match="is not whole: training goes on from the checkpoint before it"):
         assert train(folder) is not None
     assert result(folder) == result(uninterrupted["tiny-bert"])
