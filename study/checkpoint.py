@@ -85,7 +85,7 @@ def load_newest(folder: Path) -> State | None:
 
     What a writer that was killed has left goes too, so the folder must be no one else's.
     """
-    for part in [*folder.glob("*.part"), *folder.glob(".*.part")]:
+    for part in list(folder.glob("*.part")):
         part.unlink()
     for path in _newest_first(folder):
         if not _is_whole(path):

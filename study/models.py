@@ -18,6 +18,7 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 
@@ -29,6 +30,8 @@ BUILT_IN_TOKENIZERS: Mapping[str, tuple[str, Any]] = {
 }
 BUILT_IN_VOCABULARY = 8_192
 BUILT_IN_ALPHABET = 1_000
+# So many texts show whether a tokenizer knows their language.
+FIRST_TEXTS = 1_000
 
 # Families whose classification head reads the first position of the last layer and nothing else.
 FIRST_POSITION_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
@@ -76,7 +79,7 @@ class Tokenizer:
 def load_tokenizer(model: str, *, max_length: int, texts: Sequence[str]) -> Tokenizer:
     """The tokenizer of ``model``; a built-in one learns its vocabulary from ``texts``.
 
-    Raises ValueError when the model cannot be loaded or has no fast tokenizer.
+    Raises ValueError when the model cannot be loaded, has no fast tokenizer or one that knows nothing of ``texts``.
     """
     if model in BUILT_IN:
         backend = _train_wordpiece(texts) if model == "tiny-bert" else _train_byte_level(texts)
@@ -93,6 +96,10 @@ def load_tokenizer(model: str, *, max_length: int, texts: Sequence[str]) -> Toke
         if loaded.pad_token_id is None:
             raise ValueError(f"{model}: its tokenizer has no padding token")
         backend, pad, inputs = loaded.backend_tokenizer, int(loaded.pad_token_id), loaded.model_input_names
+        # The library makes an empty tokenizer of a folder that holds none.
+        first = backend.encode_batch_fast(list(texts[:FIRST_TEXTS]))
+        if texts and all(set(encoding.ids) <= set(loaded.all_special_ids) for encoding in first):
+            raise ValueError(f"{model}: its tokenizer knows no word of the texts; are the tokenizer's files there?")
     backend.no_padding()
     backend.enable_truncation(max_length)
     return Tokenizer(backend, SpecialTokens(pad=pad, vocabulary=backend.get_vocab_size(), inputs=tuple(inputs)))
@@ -207,7 +214,8 @@ def load_classifier(
 ) -> Classifier:
     """The classifier of ``model`` in float32, its new weights drawn from torch's global generator.
 
-    ``dropout`` None keeps the model's own. Raises ValueError when the model cannot be loaded or is too short.
+    ``dropout`` None keeps the model's own. Raises ValueError when the model cannot be loaded, lacks weights of its body
+    or is too short.
     """
     if model in BUILT_IN:
         config = _tiny_config(model, special, max_length)
@@ -226,20 +234,26 @@ def load_classifier(
         return Classifier(automatic.from_config(config).float(), special.inputs)
     positions = getattr(config, "max_position_embeddings", -1)
     if config.model_type in SHIFTED_FAMILIES:
-        positions -= special.pad + 1
+        positions -= config.pad_token_id + 1
     if 0 < positions < max_length:
         raise ValueError(f"{model} takes at most {positions} tokens, data.max_length is {max_length}")
     try:
-        loaded = transformers.AutoModelForSequenceClassification.from_pretrained(
+        loaded, report = transformers.AutoModelForSequenceClassification.from_pretrained(
             model,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(_cannot_load(model, error)) from error
+    # What a head or a pooler lacks is new, and drawn at random. A body that is in part drawn at random is a mistake.
+    lacking = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    body = [name for name in lacking if name.startswith(f"{loaded.base_model_prefix}.") and ".pooler." not in name]
+    if body:
+        raise ValueError(f"{model}: its files lack {len(body)} weights that its config asks for, such as {min(body)}")
     return Classifier(loaded, special.inputs)
 
 
