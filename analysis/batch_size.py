@@ -21,13 +21,23 @@ QUESTION = "Does batch size explain it: the batch itself, or the number of updat
 SAME_STEPS = 0.05
 
 METHODS = (
-    "Batch sizes are compared within each learning rate and scaling, all other settings equal, seed by seed: test accuracy "
-    "of the largest less that of the smallest batch, failed runs included as they are. Intervals are Student's t over "
-    "seeds, settings being fixed strata.",
-    "At equal epochs a larger batch takes fewer updates, so that a difference there may be the batch's or the updates'. "
-    "At equal optimizer steps only the batch differs, and the examples seen with it (Shallue et al. 2019).",
-    "With a constant rate and no warm-up, the record of a small batch's run after as many updates as a large one's whole "
-    "run is that of a shorter run, and is used too; it has validation accuracy, not test.",
+    (
+        "Batch sizes are compared within each learning rate and scaling, all other settings equal, seed by seed: test "
+        "accuracy "
+        "of the largest less that of the smallest batch, failed runs included as they are. Intervals are Student's t "
+        "over "
+        "seeds, settings being fixed strata."
+    ),
+    (
+        "At equal epochs a larger batch takes fewer updates, so that a difference there may be the batch's or the "
+        "updates'. "
+        "At equal optimizer steps only the batch differs, and the examples seen with it (Shallue et al. 2019)."
+    ),
+    (
+        "With a constant rate and no warm-up, the record of a small batch's run after as many updates as a large one's "
+        "whole "
+        "run is that of a shorter run, and is used too; it has validation accuracy, not test."
+    ),
 )
 
 
@@ -141,7 +151,8 @@ def _verdict(by_epochs: Reading | None, by_steps: Reading | None, seeds: int, on
     if by_epochs is None and by_steps is None:
         return UNDETERMINED, "No two ended runs differ in batch size alone."
     told = [
-        f"batch {reading.largest:,} scored {difference(reading.difference)} against batch {reading.smallest:,} at equal {what}"
+        f"batch {reading.largest:,} scored {difference(reading.difference)} against batch {reading.smallest:,} at "
+        f"equal {what}"
         for reading, what in ((by_epochs, "epochs"), (by_steps, "optimizer steps"))
         if reading is not None
     ]
@@ -166,7 +177,7 @@ def _verdict(by_epochs: Reading | None, by_steps: Reading | None, seeds: int, on
 
 
 def _none(estimate: Estimate) -> bool:
-    return -EQUIVALENCE < estimate.low and estimate.high < EQUIVALENCE
+    return estimate.low > -EQUIVALENCE and estimate.high < EQUIVALENCE
 
 
 def _failures(groups: Sequence[Stratum[Run]], diagnoses: dict[str, Diagnosis]) -> str:
@@ -180,13 +191,14 @@ def _failures(groups: Sequence[Stratum[Run]], diagnoses: dict[str, Diagnosis]) -
         return ""
     p = fisher_exact(counts[0], counts[1])
     return (
-        f"Of the smallest batches {small_failed} of {count(small, 'run')} failed, of the largest {large_failed} of {large} "
+        f"Of the smallest batches {small_failed} of {count(small, 'run')} failed, of the largest {large_failed} of "
+        f"{large} "
         f"({p_value(p)})."
     )
 
 
 def _table(results: Results, groups: Sequence[Stratum[Run]], diagnoses: dict[str, Diagnosis]) -> Table:
-    keys = [key for key in results.varying if key not in ("seed", "batch_size")]
+    keys = [key for key in results.varying_trained if key not in ("seed", "batch_size")]
     rows: list[tuple[Value, ...]] = []
     for group in groups:
         for arm in sorted(group.arms.values(), key=lambda arm: int(arm.settings["batch_size"])):
@@ -215,12 +227,17 @@ def _table(results: Results, groups: Sequence[Stratum[Run]], diagnoses: dict[str
 
 
 def _caveats(
-    by_epochs: Reading | None, by_steps: Reading | None, by_history: Reading | None, one_rate: bool, rates: Sequence[float]
+    by_epochs: Reading | None,
+    by_steps: Reading | None,
+    by_history: Reading | None,
+    one_rate: bool,
+    rates: Sequence[float],
 ) -> list[str]:
     caveats = []
     if one_rate:
         caveats.append(
-            f"Only the learning rate {rates[0]:g} was tried, unscaled. A rate that suits a small batch is too low for a large "
+            f"Only the learning rate {rates[0]:g} was tried, unscaled. A rate that suits a small batch is too low "
+            f"for a large "
             "one (Goyal et al. 2017), so what looks like the batch's doing may be the rate's."
         )
     if by_steps is None and by_history is not None:
@@ -240,7 +257,9 @@ def _next(
         commands.append(more_seeds(results, "gives every batch size a spread over seeds"))
     if len(rates) < 2:
         commands.append(
-            grow(results, "gives large batches the rates that suit them", {"learning_rate": [2 * rates[0], 4 * rates[0]]})
+            grow(
+                results, "gives large batches the rates that suit them", {"learning_rate": [2 * rates[0], 4 * rates[0]]}
+            )
         )
     if by_steps is None:
         smallest = max(t.optimizer_steps for t in results.plan.trajectories if t.settings["batch_size"] == sizes[-1])

@@ -15,6 +15,7 @@ from analysis.conditions import schedule_keys, words
 from analysis.probabilities import (
     BINS,
     Scored,
+    calibration_error,
     calibration_error_interval,
     fit_temperature,
     reliability,
@@ -33,17 +34,34 @@ from analysis.wording import count, difference, number, plain
 QUESTION = "Why does test loss rise with accuracy: is the model over- or under-confident?"
 MOST_ROWS = 40
 MOST_PANELS = 8
+# A diagram of few examples has fewer bins, down to so many.
+FEWEST_BINS, EXAMPLES_A_BIN = 5, 100
 
 METHODS = (
-    "The gap is mean confidence (the largest probability) less accuracy on test, over the checkpoints that validation "
-    "chose: above zero over-confident, below under-confident. Its interval is a bootstrap over seeds and test examples "
-    "(Sellam et al. 2022), averaged over conditions.",
-    f"Calibration error (ECE) over {BINS} bins of equal mass (Nguyen & O'Connor 2015; Roelofs et al. 2022), mean over seeds, "
-    "with a pivotal bootstrap interval that takes off the bias of small bins. Brier (1950) score, summed over classes.",
-    "The temperature is fitted on validation alone, by NLL (Guo et al. 2017), per run; above 1 the model was over-confident. "
-    "The table has its geometric mean over seeds, and the test loss after scaling.",
-    "Loss is accuracy's only in part: it is the mean over right answers, which confidence lowers, and over wrong ones, "
-    "which it raises. A model can gain accuracy and loss at once by being wrong with more confidence.",
+    (
+        "The gap is mean confidence (the largest probability) less accuracy on test, over the checkpoints that "
+        "validation "
+        "chose: above zero over-confident, below under-confident. Its interval is a bootstrap over seeds and test "
+        "examples "
+        "(Sellam et al. 2022), averaged over conditions."
+    ),
+    (
+        f"Calibration error (ECE) over {BINS} bins of equal mass (Nguyen & O'Connor 2015; Roelofs et al. 2022), mean "
+        f"over seeds, less "
+        "the bias of small bins, with a pivotal bootstrap interval (Davison & Hinkley 1997); raw is with the bias. "
+        "Brier "
+        "(1950) score, summed over classes."
+    ),
+    (
+        "The temperature is fitted on validation alone, by NLL (Guo et al. 2017), per run; above 1 the model was "
+        "over-confident. "
+        "The table has its geometric mean over seeds, and the test loss after scaling."
+    ),
+    (
+        "Loss is accuracy's only in part: it is the mean over right answers, which confidence lowers, and over wrong "
+        "ones, "
+        "which it raises. A model can gain accuracy and loss at once by being wrong with more confidence."
+    ),
 )
 
 
@@ -100,7 +118,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
 
 def _groups(results: Results, usable: Sequence[Run]) -> list[Group]:
     """By condition; the plan's order is kept."""
-    keys = [key for key in results.varying if key != "seed"]
+    keys = [key for key in results.varying_trained if key != "seed"]
     found: dict[str, list[tuple[Run, Scored, float, float]]] = {}
     for run in usable:
         scored = results.scored(run.owner, "test")
@@ -138,7 +156,7 @@ def _verdict(gap: Estimate, temperature: Estimate, seeds: int) -> tuple[str, str
         return "over-confident", f"The models are over-confident: {told}."
     if gap.high < 0:
         return "under-confident", f"The models are under-confident: {told}."
-    if -EQUIVALENCE < gap.low and gap.high < EQUIVALENCE:
+    if gap.low > -EQUIVALENCE and gap.high < EQUIVALENCE:
         return "calibrated", f"Over all conditions the models are calibrated within one point: {told}."
     return UNDETERMINED, f"Over all conditions {told}."
 
@@ -150,18 +168,27 @@ def _rising(groups: Sequence[Group]) -> str:
     losses = [float(np.mean([one.nll.mean() for one in group.scored])) for group in groups]
     for i, low in enumerate(groups):
         for j, high in enumerate(groups):
-            if accuracy[j] > accuracy[i] and losses[j] > losses[i] and (best is None or losses[j] - losses[i] > best[0]):
+            if (
+                accuracy[j] > accuracy[i]
+                and losses[j] > losses[i]
+                and (best is None or losses[j] - losses[i] > best[0])
+            ):
                 best = losses[j] - losses[i], low, high
     if best is None:
         return " Nowhere in this study does a condition have both the higher test accuracy and the higher test loss."
     _, low, high = best
-    wrong = [float(np.mean([one.nll[~one.right].mean() for one in group.scored if not one.right.all()])) for group in (low, high)]
+    wrong = [
+        float(np.mean([one.nll[~one.right].mean() for one in group.scored if not one.right.all()]))
+        for group in (low, high)
+    ]
     return (
-        f" Where loss rises with accuracy most ({low.name} to {high.name}), a wrong answer costs {number(wrong[1], '.2f')} nats "
+        f" Where loss rises with accuracy most ({low.name} to {high.name}), a wrong answer costs "
+        f"{number(wrong[1], '.2f')} nats "
         f"instead of {number(wrong[0], '.2f')}: it is given with more confidence."
         if wrong[1] > wrong[0]
         else f" Where loss rises with accuracy most ({low.name} to {high.name}), wrong answers cost no more "
-        f"({number(wrong[1], '.2f')} against {number(wrong[0], '.2f')} nats); right ones are given with less confidence."
+        f"({number(wrong[1], '.2f')} against {number(wrong[0], '.2f')} nats); right ones are given with less "
+        f"confidence."
     )
 
 
@@ -170,7 +197,10 @@ def _table(groups: Sequence[Group], gaps: Sequence[Estimate], rng: np.random.Gen
     for group, gap in list(zip(groups, gaps, strict=True))[:MOST_ROWS]:
         scored = group.scored
         ece, low, high = calibration_error_interval(list(scored), rng)
-        mean = {name: [float(getattr(one, name).mean()) for one in scored] for name in ("nll", "brier", "confidence", "right")}
+        mean = {
+            name: [float(getattr(one, name).mean()) for one in scored]
+            for name in ("nll", "brier", "confidence", "right")
+        }
         right = [float(one.nll[one.right].mean()) for one in scored if one.right.any()]
         wrong = [float(one.nll[~one.right].mean()) for one in scored if not one.right.all()]
         log = mean_over_seeds([math.log(t) for t in group.temperatures])
@@ -182,6 +212,7 @@ def _table(groups: Sequence[Group], gaps: Sequence[Estimate], rng: np.random.Gen
                 float(np.mean(mean["confidence"])),
                 gap,
                 Estimate(value=ece, low=low, high=high, seeds=len(scored)),
+                float(np.mean([calibration_error(one.confidence, one.right) for one in scored])),
                 float(np.mean(mean["brier"])),
                 mean_over_seeds(mean["nll"]),
                 float(np.mean(right)) if right else None,
@@ -193,9 +224,22 @@ def _table(groups: Sequence[Group], gaps: Sequence[Estimate], rng: np.random.Gen
     left = f" {len(groups) - MOST_ROWS:,} more conditions are not shown." if len(groups) > MOST_ROWS else ""
     return Table(
         title="Calibration of the chosen checkpoints on test",
-        columns=("condition", "seeds", "accuracy", "confidence", "gap", "ECE", "Brier", "NLL", "NLL, right", "NLL, wrong",
-                 "temperature", "NLL, scaled"),  # fmt: skip
-        formats=("t", "n", "%", "%", "+%", "%", ".3", ".3", ".3", ".2", ".2", ".3"),
+        columns=(
+            "condition",
+            "seeds",
+            "accuracy",
+            "confidence",
+            "gap",
+            "ECE",
+            "ECE, raw",
+            "Brier",
+            "NLL",
+            "NLL, right",
+            "NLL, wrong",
+            "temperature",
+            "NLL, scaled",
+        ),
+        formats=("t", "n", "%", "%", "+%", "%", "%", ".3", ".3", ".3", ".2", ".2", ".3"),
         rows=rows,
         note="NLL in nats; right and wrong are its means over right and wrong answers." + left,
     )
@@ -234,9 +278,13 @@ def _caveats(results: Results, usable: Sequence[Run], groups: Sequence[Group], t
     caveats = []
     left_out = sum(run.ended for run in results.runs) - len(usable)
     if left_out:
-        caveats.append(f"{count(left_out, 'run')} no better than chance on validation are left out: they have no calibration.")
+        caveats.append(
+            f"{count(left_out, 'run')} no better than chance on validation are left out: they have no calibration."
+        )
     if traded:
-        caveats.append("Choosing checkpoints by validation loss would change the test loss: part of what is seen is the choice.")
+        caveats.append(
+            "Choosing checkpoints by validation loss would change the test loss: part of what is seen is the choice."
+        )
     if any(min(group.temperatures) < 0.1 or max(group.temperatures) > 10 for group in groups):
         caveats.append("Some temperatures lie at the ends of their range: those logits hold hardly any scale.")
     if len(groups) > 1:
@@ -280,7 +328,7 @@ def _figures(results: Results, groups: Sequence[Group]) -> list[Figure]:
 def _reliability(scored: Sequence[Scored], group: str) -> Line:
     confidence = np.concatenate([one.confidence for one in scored])
     right = np.concatenate([one.right for one in scored])
-    bins = reliability(confidence, right)
+    bins = reliability(confidence, right, max(FEWEST_BINS, min(BINS, len(scored[0].right) // EXAMPLES_A_BIN)))
     # Seeds answer the same examples: an interval may count each example but once.
     shares = [clopper_pearson(round(b.right / len(scored)), max(1, round(b.examples / len(scored)))) for b in bins]
     return Line(

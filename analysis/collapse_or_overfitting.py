@@ -26,11 +26,11 @@ MOST_ROWS = 60
 
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
-    """Diagnose every trajectory; the verdict names what the drops were. ``rng`` is not needed: the rules draw nothing."""
+    """Diagnose every trajectory; the verdict names what the drops were. The rules draw nothing from ``rng``."""
     del rng
     diagnoses = diagnose(results)
     ended = [one for one in diagnoses if one.run.ended]
-    findings = Counter(one.finding for one in ended)
+    findings: Counter[str] = Counter(one.finding for one in ended)
     failed = sum(one.failed for one in ended)
     rate = clopper_pearson(failed, len(ended))
     seeds = most_seeds([one.run for one in ended])
@@ -76,8 +76,7 @@ def _verdict(findings: Counter[str], seeds: int) -> tuple[str, str]:
 
 def _condition_keys(results: Results) -> list[str]:
     """What tells the conditions of trajectories apart."""
-    trained = results.plan.trajectories[0].settings
-    return [key for key in results.varying if key != "seed" and (key in trained or key == "epochs")]
+    return [key for key in results.varying_trained if key != "seed"]
 
 
 def _by_condition(results: Results, ended: Sequence[Diagnosis]) -> Table:
@@ -119,11 +118,22 @@ def _by_run(results: Results, diagnoses: Sequence[Diagnosis]) -> Table:
     left = f" {len(diagnoses) - MOST_ROWS:,} more runs are not shown." if len(diagnoses) > MOST_ROWS else ""
     return Table(
         title="Each run at its last epoch",
-        columns=("run", "finding", "set in", "majority-class start", "train loss", "one class", "entropy",
-                 "logit spread", "gradient norm", "update ratio"),  # fmt: skip
+        columns=(
+            "run",
+            "finding",
+            "set in",
+            "majority-class start",
+            "train loss",
+            "one class",
+            "entropy",
+            "logit spread",
+            "gradient norm",
+            "update ratio",
+        ),
         formats=("t", "t", "t", "t", ".3", "%", ".3", ".3", ".2", "g"),
         rows=rows,
-        note=f"Chance: loss {number(results.chance_loss)} nats, accuracy {percent(results.chance_accuracy)}; the largest "
+        note=f"Chance: loss {number(results.chance_loss)} nats, accuracy {percent(results.chance_accuracy)}; the "
+        f"largest "
         f"entropy is ln {results.classes} = {math.log(results.classes):.3f}.{left}",
     )
 
@@ -142,12 +152,14 @@ def _caveats(ended: Sequence[Diagnosis], findings: Counter[str]) -> list[str]:
     caveats = []
     if findings["flat, cause open"]:
         caveats.append(
-            f"{count(findings['flat, cause open'], 'run')} never left chance, and no run of the same model is there to say "
+            f"{count(findings['flat, cause open'], 'run')} never left chance, and no run of the same model is there "
+            f"to say "
             "whether the budget was ample; they are counted neither as failed nor as healthy."
         )
     if findings["not learned yet"]:
         caveats.append(
-            f"{count(findings['not learned yet'], 'run')} look like a collapse and are none: they ended before runs of the "
+            f"{count(findings['not learned yet'], 'run')} look like a collapse and are none: they ended before runs "
+            f"of the "
             "same model had begun to learn."
         )
     if findings["collapsed, then recovered"]:
@@ -166,15 +178,17 @@ def _figures(results: Results, diagnoses: Sequence[Diagnosis]) -> list[Figure]:
     for one in started:
         panels.setdefault(words(one.run.settings, keys), []).append(one)
     shown = list(panels.items())[:MOST_PANELS]
+    accuracy, loss = (_range(started, accuracy=which) for which in (True, False))
     figures = [
         Figure(
             name="learning-curves",
-            caption="Validation accuracy and training loss against examples seen. Each line is one run, coloured by what "
+            caption="Validation accuracy and training loss against examples seen. Each line is one run, coloured by "
+            "what "
             "became of it; a cross marks where a collapse set in.",
             mark="collapse set in",
             panels=[
-                *(_curves(name, group, results.chance_accuracy, accuracy=True) for name, group in shown),
-                *(_curves(name, group, results.chance_loss, accuracy=False) for name, group in shown),
+                *(_curves(name, group, results.chance_accuracy, accuracy, accuracy=True) for name, group in shown),
+                *(_curves(name, group, results.chance_loss, loss, accuracy=False) for name, group in shown),
             ],
         )
     ]
@@ -191,7 +205,9 @@ def _figures(results: Results, diagnoses: Sequence[Diagnosis]) -> list[Figure]:
     return figures
 
 
-def _curves(name: str, group: Sequence[Diagnosis], chance: float, *, accuracy: bool) -> Panel:
+def _curves(
+    name: str, group: Sequence[Diagnosis], chance: float, y_range: tuple[float, float], *, accuracy: bool
+) -> Panel:
     lines = []
     for one in group:
         points = (
@@ -200,11 +216,10 @@ def _curves(name: str, group: Sequence[Diagnosis], chance: float, *, accuracy: b
             else [(interval.examples_seen, interval.train_loss) for interval in one.run.intervals]
             or [(epoch.examples_seen, epoch.train_loss) for epoch in one.run.epochs]
         )
-        marks = []
-        if one.finding in ("collapsed", "collapsed, then recovered") and one.onset_examples is not None:
-            marks = [min(points, key=lambda point: abs(point[0] - one.onset_examples))]  # type: ignore[operator]
         xs, ys = zip(*points, strict=True)
-        lines.append(Line(x=xs, y=ys, group=one.finding, thin=True, dots=accuracy, marks=marks))
+        lines.append(
+            Line(x=xs, y=ys, group=one.finding, thin=True, dots=accuracy, marks=_set_in(one, points, accuracy))
+        )
     return Panel(
         title=name,
         x_label="examples seen",
@@ -212,4 +227,34 @@ def _curves(name: str, group: Sequence[Diagnosis], chance: float, *, accuracy: b
         lines=lines,
         levels=[(chance, "chance")],
         percent_y=accuracy,
+        y_range=y_range,
     )
+
+
+def _set_in(one: Diagnosis, points: Sequence[tuple[float, float]], accuracy: bool) -> list[tuple[float, float]]:
+    """Where a collapse set in on a curve: the epoch that was found dead, or the last training loss before it."""
+    if one.onset_epoch is None or one.onset_examples is None or not one.finding.startswith("collapsed"):
+        return []
+    if accuracy:
+        return [points[one.onset_epoch - 1]]
+    return [point for point in points if point[0] <= one.onset_examples][-1:]
+
+
+def _range(runs: Sequence[Diagnosis], *, accuracy: bool) -> tuple[float, float]:
+    """One range for all panels of a quantity, so that they can be compared by eye."""
+    values = [
+        value
+        for one in runs
+        for value in (
+            [epoch.validation_accuracy for epoch in one.run.epochs]
+            if accuracy
+            else [interval.train_loss for interval in one.run.intervals]
+            + [epoch.train_loss for epoch in one.run.epochs]
+        )
+        if math.isfinite(value)
+    ]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    # A loss that blew up would flatten all others.
+    high = min(high, 3 * sorted(values)[len(values) // 2]) if values and not accuracy else high
+    margin = 0.05 * (high - low or 1)
+    return low - margin, high + margin

@@ -34,7 +34,9 @@ def more_seeds(results: Results, purpose: str, seeds: int = SEEDS_TO_COMPARE) ->
 
 def go_on(results: Results, purpose: str) -> Command:
     """Train what is planned and not there."""
-    return Command(purpose=purpose, command=f"python -m study.run --space studies/{shlex.quote(results.name)}/space.yaml")
+    return Command(
+        purpose=purpose, command=f"python -m study.run --space studies/{shlex.quote(results.name)}/space.yaml"
+    )
 
 
 def _written(value: object) -> str:

@@ -44,9 +44,7 @@ def usable_runs(results: Results) -> list[Run]:
     return [run for run, epoch in chosen if epoch is not None and epoch.validation_accuracy >= threshold]
 
 
-def run_strata(
-    runs: Sequence[Run], compared: Sequence[str], ignored: Sequence[str] = ()
-) -> list[Stratum[Run]]:
+def run_strata(runs: Sequence[Run], compared: Sequence[str], ignored: Sequence[str] = ()) -> list[Stratum[Run]]:
     """The runs in strata that differ in nothing but ``compared``."""
     return strata(runs, lambda run: run.settings, compared=compared, ignored=ignored)
 
@@ -72,7 +70,7 @@ def most_seeds(runs: Sequence[Run]) -> int:
 def paired_differences(
     results: Results, groups: Sequence[Stratum[Run]], first: str, second: str, split: Split, score_of: ScoreOf
 ) -> list[Floats]:
-    """first - second for each stratum that has both, ``[seeds, examples]``, seeds and examples being the same."""
+    """First - second for each stratum that has both, ``[seeds, examples]``, seeds and examples being the same."""
     differences = []
     for stratum in groups:
         if first not in stratum.arms or second not in stratum.arms:

@@ -44,21 +44,46 @@ DECLINE = 0.10
 SCHEDULE_POINTS = 400
 
 RULES = (
-    f"Chance is what the best constant prediction scores on validation (for two equal classes accuracy 0.5, loss ln 2). "
-    f"A model has learned once validation accuracy is above chance by {LEARNED_MARGIN:.0%} and by three standard errors.",
-    f"Collapsed: it had learned, and at the end is at chance again with a training loss above {FLAT_LOSS:g} of chance's. "
-    "A failed run in the sense of Mosbach et al. (2021): no better than the majority class at the end.",
+    (
+        f"Chance is what the best constant prediction scores on validation (for two equal classes accuracy 0.5, loss "
+        f"ln "
+        f"2). "
+        f"A model has learned once validation accuracy is above chance by {LEARNED_MARGIN:.0%} and by three standard "
+        f"errors."
+    ),
+    (
+        f"Collapsed: it had learned, and at the end is at chance again with a training loss above {FLAT_LOSS:g} of "
+        f"chance's. "
+        "A failed run in the sense of Mosbach et al. (2021): no better than the majority class at the end."
+    ),
     "Collapsed, then recovered: the same in the middle of training, and better than chance at the end; no failure.",
-    "Never learned: at chance throughout, although a run of the same model had learned with no more learning-rate budget "
-    "(the sum of the rates of all steps, which bounds how far Adam can move a weight) at a rate no higher. Counted as a "
-    "failure.",
-    "Not learned yet: at chance throughout, and every run of the same model that learned had a larger budget. No failure.",
+    (
+        "Never learned: at chance throughout, although a run of the same model had learned with no more learning-rate "
+        "budget "
+        "(the sum of the rates of all steps, which bounds how far Adam can move a weight) at a rate no higher. Counted "
+        "as a "
+        "failure."
+    ),
+    (
+        "Not learned yet: at chance throughout, and every run of the same model that learned had a larger budget. No "
+        "failure."
+    ),
     "Flat, cause open: at chance throughout, and nothing to compare it with. Counted apart.",
-    f"Overfitting: validation loss ends more than {RISE_NATS} nats and {RISE_PART:.0%} above its lowest value, while the "
-    "training loss went on falling (Prechelt 1998).",
-    f"Declined: validation accuracy ends {DECLINE:.0%} or more under its best while the training loss rose too: training "
-    "came apart in part, which overfitting does not do.",
-    "A majority-class start is an opening in which one class is predicted; it is marked, and is no failure when it ends.",
+    (
+        f"Overfitting: validation loss ends more than {RISE_NATS} nats and {RISE_PART:.0%} above its lowest value, "
+        f"while "
+        f"the "
+        "training loss went on falling (Prechelt 1998)."
+    ),
+    (
+        f"Declined: validation accuracy ends {DECLINE:.0%} or more under its best while the training loss rose too: "
+        f"training "
+        "came apart in part, which overfitting does not do."
+    ),
+    (
+        "A majority-class start is an opening in which one class is predicted; it is marked, and is no failure when it "
+        "ends."
+    ),
 )
 
 
@@ -90,7 +115,9 @@ def diagnose(results: Results) -> tuple[Diagnosis, ...]:
     """The diagnosis of every trajectory, in the plan's order; runs at chance are compared with their siblings."""
     alone = [_alone(run, results) for run in results.runs]
     budgets = {
-        run.trajectory.id: learning_rate_budget(run, run.epochs[-1].optimizer_step) for run in results.runs if run.epochs
+        run.trajectory.id: learning_rate_budget(run, run.epochs[-1].optimizer_step)
+        for run in results.runs
+        if run.epochs
     }
     learners = [(one, _budget_to_learn(one)) for one in alone if one.learned_epoch is not None]
     return tuple(
@@ -146,9 +173,7 @@ def _alone(run: Run, results: Results) -> Diagnosis:
     if not epochs:
         return Diagnosis(run=run, finding="no evaluation")
     if broken := next((epoch for epoch in epochs if _non_finite(epoch)), None):
-        return Diagnosis(
-            run=run, finding="non-finite", onset_epoch=broken.epoch, onset_examples=broken.examples_seen
-        )
+        return Diagnosis(run=run, finding="non-finite", onset_epoch=broken.epoch, onset_examples=broken.examples_seen)
     threshold, flat = learned_threshold(results), FLAT_LOSS * results.chance_loss
     dead = [epoch.validation_accuracy < threshold and _latest_loss(run, epoch) >= flat for epoch in epochs]
     learned = next((e.epoch for e in epochs if e.validation_accuracy >= threshold), None)
@@ -191,7 +216,9 @@ def _after_learning(epochs: Sequence[Epoch]) -> tuple[Finding, Epoch | None]:
 
 def _against_siblings(one: Diagnosis, budget: float, learners: Sequence[tuple[Diagnosis, float]]) -> Diagnosis:
     """Tell a run that never learned from one that has not learned yet, by runs of the same model that learned."""
-    siblings = [(other, needed) for other, needed in learners if other.run.settings["model"] == one.run.settings["model"]]
+    siblings = [
+        (other, needed) for other, needed in learners if other.run.settings["model"] == one.run.settings["model"]
+    ]
     finding: Finding = "flat, cause open"
     if any(needed <= budget and peak_rate(other.run) <= peak_rate(one.run) for other, needed in siblings):
         finding = "never learned"

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Estimate, Figure, Line, Panel, Table, Value
+from analysis.answer import UNDETERMINED, Answer, Command, Estimate, Figure, Line, Panel, Table, Value
 from analysis.commands import go_on, grow, more_seeds
 from analysis.comparison import ended_runs, most_seeds
 from analysis.conditions import key_of
+from analysis.diagnosis import diagnose
 from analysis.results import Results, Run
 from analysis.statistics import mean_over_strata
 from analysis.wording import count, difference, percent, points
@@ -24,15 +25,29 @@ PATIENCE = (1, 2, 3)
 METRICS: tuple[Metric, ...] = ("loss", "accuracy")
 
 METHODS = (
-    "Every rule is applied to the same complete trajectories, as the study itself would have (Prechelt 1998, rules of "
-    "patience): an epoch not trained is saved, and the checkpoint is the best on validation up to the stop. Rules that "
-    "are in no cell of the study are tried too.",
-    "Accuracy lost is that of the whole trajectory's chosen checkpoint less that of the rule's, on test, in the same run. "
-    "Intervals are Student's t over seeds, conditions being fixed strata.",
-    f"A rule is recommended if its interval lies wholly under {points(ACCEPTED_LOSS)} lost, and of these the one that saves "
-    "most. Bounds are corrected for the number of rules tried (Bonferroni).",
-    "Under a schedule that decays over the planned epochs, stopping early also means stopping at a rate not yet decayed; a "
-    "schedule planned for fewer epochs would do otherwise.",
+    (
+        "Every rule is applied to the same complete trajectories, as the study itself would have (Prechelt 1998, "
+        "rules of "
+        "patience): an epoch not trained is saved, and the checkpoint is the best on validation up to the stop. "
+        "Rules that "
+        "are in no cell of the study are tried too."
+    ),
+    (
+        "Accuracy lost is that of the whole trajectory's chosen checkpoint less that of the rule's, on test, in the "
+        "same "
+        "run. "
+        "Intervals are Student's t over seeds, conditions being fixed strata."
+    ),
+    (
+        f"A rule is recommended if its interval lies wholly under {points(ACCEPTED_LOSS)} lost, and of these the one "
+        f"that saves "
+        "most. Bounds are corrected for the number of rules tried (Bonferroni)."
+    ),
+    (
+        "Under a schedule that decays over the planned epochs, stopping early also means stopping at a rate not yet "
+        "decayed; a "
+        "schedule planned for fewer epochs would do otherwise."
+    ),
 )
 
 
@@ -50,10 +65,12 @@ class Rule:
 def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Apply every rule to every complete trajectory; the verdict names a rule. ``rng`` is not needed."""
     del rng
-    runs = [run for run in ended_runs(results) if _is_whole(run)]
+    learned = {one.run.trajectory.id for one in diagnose(results) if one.learned}
+    whole = [run for run in ended_runs(results) if _is_whole(run)]
+    runs = [run for run in whole if run.trajectory.id in learned]
     seeds = most_seeds(runs)
     if not runs:
-        sentence = "No trajectory of two epochs or more ran to its end without being stopped."
+        sentence = "No trajectory of two epochs or more learned and ran to its end without being stopped."
         commands = [grow(results, "trains to the end, so that every rule can be tried", {"early_stopping": [None]})]
         return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=commands)
     policies = [(patience, metric) for metric in METRICS for patience in PATIENCE]
@@ -70,7 +87,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         tables=[_table(rules)],
         figures=_figures(rules),
         methods=METHODS,
-        caveats=_caveats(results, runs),
+        caveats=_caveats(whole, runs),
         next_commands=_next(results, verdict),
     )
 
@@ -118,7 +135,8 @@ def _verdict(rules: Sequence[Rule], seeds: int) -> tuple[str, str, Rule]:
     safe = [rule for rule in rules if rule.lost.high < ACCEPTED_LOSS and rule.saved.low > 0]
     most = max(safe or rules, key=lambda rule: rule.saved.value)
     told = (
-        f"{most.name} would have saved {percent(most.saved.value)} of the epochs and cost {difference(most.lost)} of test "
+        f"{most.name} would have saved {percent(most.saved.value)} of the epochs and cost {difference(most.lost)} of "
+        f"test "
         "accuracy"
     )
     if seeds < 2:
@@ -135,9 +153,7 @@ def _verdict(rules: Sequence[Rule], seeds: int) -> tuple[str, str, Rule]:
 
 
 def _table(rules: Sequence[Rule]) -> Table:
-    rows: list[tuple[Value, ...]] = [
-        (rule.name, rule.runs, rule.stopped, rule.saved, rule.lost) for rule in rules
-    ]
+    rows: list[tuple[Value, ...]] = [(rule.name, rule.runs, rule.stopped, rule.saved, rule.lost) for rule in rules]
     return Table(
         title="What each rule would have saved and cost",
         columns=("rule", "runs", "stopped early", "epochs saved", "test accuracy lost"),
@@ -147,19 +163,24 @@ def _table(rules: Sequence[Rule]) -> Table:
     )
 
 
-def _caveats(results: Results, runs: Sequence[Run]) -> list[str]:
+def _caveats(whole: Sequence[Run], runs: Sequence[Run]) -> list[str]:
     caveats = []
     if any(run.settings["lr_schedule"] != "constant" for run in runs):
-        caveats.append("Runs with a decaying rate are among them: a rule that stops them early stops them at a high rate.")
+        caveats.append(
+            "Runs with a decaying rate are among them: a rule that stops them early stops them at a high rate."
+        )
     if max(len(run.epochs) for run in runs) < 4:
-        caveats.append("Trajectories this short leave little to stop: with three epochs a rule saves one at most or two.")
-    stopped = sum(run.ended for run in results.runs) - len(runs)
-    if stopped:
-        caveats.append(f"{count(stopped, 'run')} were stopped by the study itself, or have a single epoch, and are left out.")
+        caveats.append(
+            "Trajectories this short leave little to stop: with three epochs a rule saves one at most or two."
+        )
+    if failed := len(whole) - len(runs):
+        caveats.append(
+            f"{count(failed, 'run')} that ended no better than chance are left out: there was nothing to keep."
+        )
     return caveats
 
 
-def _next(results: Results, verdict: str) -> list:  # type: ignore[type-arg]
+def _next(results: Results, verdict: str) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
     commands = [] if results.census.whole else [go_on(results, "trains what is planned and not there")]
@@ -189,5 +210,8 @@ def _figures(rules: Sequence[Rule]) -> list[Figure]:
         percent_y=True,
         percent_x=True,
     )
-    caption = "Test accuracy lost against epochs saved, for each rule; 95 % intervals over seeds, corrected for the number of rules."
+    caption = (
+        "Test accuracy lost against epochs saved, for each rule; 95 % intervals over seeds, corrected for the "
+        "number of rules."
+    )
     return [Figure(name="early-stopping", caption=caption, panels=[panel])]

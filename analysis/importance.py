@@ -98,10 +98,16 @@ def _anova(runs: Sequence[Run], keys: Sequence[str]) -> Importance:
         rows=rows[:MOST_ROWS],
         note="All ended runs, failures included: a setting that makes runs fail matters much.",
     )
-    how = "with interactions of two settings" if interactions else "without interactions, for which there are too few runs"
+    how = (
+        "with interactions of two settings"
+        if interactions
+        else "without interactions, for which there are too few runs"
+    )
     return Importance(
         tables=(table,),
-        methods=(f"Importance in a full grid: analysis of variance (Fisher 1925), type II, {how}; shares are eta squared.",),
+        methods=(
+            f"Importance in a full grid: analysis of variance (Fisher 1925), type II, {how}; shares are eta squared.",
+        ),
     )
 
 
@@ -131,4 +137,6 @@ def _ped_anova(runs: Sequence[Run], keys: Sequence[str]) -> Importance:
         rows=[(key, value) for key, value in found.items()][:MOST_ROWS],
         note="Parts of a whole. The runs are no full grid, so that interactions are not told apart.",
     )
-    return Importance(tables=(table,), methods=("Importance in a sample: PED-ANOVA (Watanabe et al. 2023), by Optuna.",))
+    return Importance(
+        tables=(table,), methods=("Importance in a sample: PED-ANOVA (Watanabe et al. 2023), by Optuna.",)
+    )

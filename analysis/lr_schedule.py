@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Bar, Estimate, Figure, Forest, Table, Value
+from analysis.answer import UNDETERMINED, Answer, Bar, Command, Estimate, Figure, Forest, Table, Value
 from analysis.commands import SEEDS_TO_COUNT, go_on, grow, more_seeds
 from analysis.comparison import (
     ended_runs,
@@ -33,12 +33,21 @@ SAME_FAILURES = 0.10
 ALPHA = 0.05
 
 METHODS = (
-    "Failure counts are compared by Fisher's exact test (1934), conditions with all other settings equal being added up; "
-    "intervals of differences of shares are Newcombe's (1998, method 10).",
-    "Shape or mean rate: linear decay without warm-up has half the mean rate of a constant one. Runs of a constant rate "
-    "whose mean is the decaying runs' (within 5 %) have the lower mean without the shape.",
-    "Accuracy is compared among runs that learned, on the same seeds and test examples, by a bootstrap over both "
-    "(Sellam et al. 2022). Such runs are a selection; failures are counted beside, not mixed in.",
+    (
+        "Failure counts are compared by Fisher's exact test (1934), conditions with all other settings equal being "
+        "added "
+        "up; "
+        "intervals of differences of shares are Newcombe's (1998, method 10)."
+    ),
+    (
+        "Shape or mean rate: linear decay without warm-up has half the mean rate of a constant one. Runs of a constant "
+        "rate "
+        "whose mean is the decaying runs' (within 5 %) have the lower mean without the shape."
+    ),
+    (
+        "Accuracy is compared among runs that learned, on the same seeds and test examples, by a bootstrap over both "
+        "(Sellam et al. 2022). Such runs are a selection; failures are counted beside, not mixed in."
+    ),
 )
 
 
@@ -90,7 +99,15 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
 
 
 # Runs of which it is not known whether they failed would count for one side or the other.
-_COUNTED = ("healthy", "overfitting", "declined", "collapsed", "collapsed, then recovered", "never learned", "non-finite")
+_COUNTED = (
+    "healthy",
+    "overfitting",
+    "declined",
+    "collapsed",
+    "collapsed, then recovered",
+    "never learned",
+    "non-finite",
+)
 
 
 def _strata(runs: Sequence[Run], varying: Sequence[str]) -> list[Stratum[Run]]:
@@ -160,15 +177,17 @@ def _at_equal_mean(runs: Sequence[Run], diagnoses: dict[str, Diagnosis], decayin
         columns=("schedule", "runs", "failed", "failure rate"),
         formats=("t", "n", "n", "%"),
         rows=rows,
-        note="Only conditions that have all three. The second row has the shape and the lower mean, the third the mean alone.",
+        note="Only conditions that have all three. The second row has the shape and the lower mean, the third the "
+        "mean alone.",
     )
     return EqualMean(**counts, tables=(table,) if counts["lowered"].runs else ())
 
 
-def _verdict(
-    decaying: str, constant: Counts, decayed: Counts, seeds: int, same_mean: EqualMean
-) -> tuple[str, str]:
-    told = f"{decayed.failed} of {count(decayed.runs, f'{decaying} run')} failed and {constant.failed} of {constant.runs} {BASELINE} ones"
+def _verdict(decaying: str, constant: Counts, decayed: Counts, seeds: int, same_mean: EqualMean) -> tuple[str, str]:
+    told = (
+        f"{decayed.failed} of {count(decayed.runs, f'{decaying} run')} failed and {constant.failed} of "
+        f"{constant.runs} {BASELINE} ones"
+    )
     if constant.runs == 0 or decayed.runs == 0:
         return UNDETERMINED, f"No condition has ended runs of both the {BASELINE} and the {decaying} schedule."
     if seeds < 2:
@@ -180,7 +199,7 @@ def _verdict(
     if p < ALPHA and gap.value > 0:
         return "no", f"The {decaying} schedule did harm: {told} ({p_value(p)})."
     if p >= ALPHA:
-        if -SAME_FAILURES < gap.low and gap.high < SAME_FAILURES:
+        if gap.low > -SAME_FAILURES and gap.high < SAME_FAILURES:
             return "no", f"The {decaying} schedule made no difference beyond {percent(SAME_FAILURES, 0)}: {told}."
         return UNDETERMINED, f"{told}, a difference that chance can make ({p_value(p)})."
     return "yes", f"The {decaying} schedule prevents failures: {told} ({p_value(p)}); {_shape(decaying, same_mean)}."
@@ -191,12 +210,15 @@ def _shape(decaying: str, arms: EqualMean) -> str:
     if not arms.there:
         return "whether by its shape or by its lower mean rate is undetermined, for no constant run has that mean"
     if fisher_exact(arms.decayed.pair, arms.lowered.pair) < ALPHA and arms.decayed.failed < arms.lowered.failed:
-        return f"by its shape, for {arms.lowered.failed} of {arms.lowered.runs} failed at a constant rate of the same mean"
+        return (
+            f"by its shape, for {arms.lowered.failed} of {arms.lowered.runs} failed at a constant rate of the same mean"
+        )
     helped = fisher_exact(arms.lowered.pair, arms.full.pair) < ALPHA and arms.lowered.failed < arms.full.failed
     gap = share_difference(arms.lowered.pair, arms.decayed.pair)
     if helped and gap.high < 2 * SAME_FAILURES:
         return (
-            f"its lower mean rate suffices, for only {arms.lowered.failed} of {arms.lowered.runs} failed at a constant rate "
+            f"its lower mean rate suffices, for only {arms.lowered.failed} of {arms.lowered.runs} failed at a "
+            f"constant rate "
             "of the same mean"
         )
     if helped:
@@ -257,27 +279,31 @@ def _accuracy(results: Results, decaying: str, rng: np.random.Generator) -> tupl
     return [table], gain
 
 
-def _caveats(
-    constant: Counts, decayed: Counts, same_mean: EqualMean, groups: Sequence[Stratum[Run]]
-) -> list[str]:
+def _caveats(constant: Counts, decayed: Counts, same_mean: EqualMean, groups: Sequence[Stratum[Run]]) -> list[str]:
     caveats = []
     if any(len({arm.settings["warmup_fraction"] for arm in group.arms.values()}) > 1 for group in groups):
         caveats.append("The schedules come with different warm-ups here, so that the two are not told apart.")
     if constant.runs and decayed.runs and constant.failed == decayed.failed == 0:
         highest = clopper_pearson(0, constant.runs).high
-        caveats.append(f"No failure in {constant.runs} {BASELINE} runs still allows a failure rate of up to {percent(highest)}.")
+        caveats.append(
+            f"No failure in {constant.runs} {BASELINE} runs still allows a failure rate of up to {percent(highest)}."
+        )
     if not same_mean.there:
-        caveats.append("Without constant runs at the decaying schedule's mean rate, shape and mean rate are confounded.")
+        caveats.append(
+            "Without constant runs at the decaying schedule's mean rate, shape and mean rate are confounded."
+        )
     return caveats
 
 
-def _next(results: Results, verdict: str, same_mean: EqualMean, constant: Counts, decaying: str) -> list:  # type: ignore[type-arg]
+def _next(results: Results, verdict: str, same_mean: EqualMean, constant: Counts, decaying: str) -> list[Command]:
     commands = []
     rates = sorted({cell.settings["learning_rate"] for cell in results.plan.cells})
     if not results.census.whole:
         commands.append(go_on(results, "trains what is planned and not there"))
     if constant.failed == 0 and constant.runs:
-        commands.append(grow(results, "looks for failures at higher rates", {"learning_rate": [2 * rates[-1], 4 * rates[-1]]}))
+        commands.append(
+            grow(results, "looks for failures at higher rates", {"learning_rate": [2 * rates[-1], 4 * rates[-1]]})
+        )
     if not same_mean.there:
         purpose = f"adds half the rate, whose constant runs have the mean rate of {decaying} decay"
         commands.append(grow(results, purpose, {"learning_rate": [rate / 2 for rate in rates]}))
@@ -287,7 +313,11 @@ def _next(results: Results, verdict: str, same_mean: EqualMean, constant: Counts
 
 
 def _figures(ended: Sequence[Run], diagnoses: dict[str, Diagnosis], results: Results) -> list[Figure]:
-    keys = ["model", *schedule_keys(results.varying), *(["learning_rate"] if "learning_rate" in results.varying else [])]
+    keys = [
+        "model",
+        *schedule_keys(results.varying),
+        *(["learning_rate"] if "learning_rate" in results.varying else []),
+    ]
     arms: dict[str, list[Run]] = {}
     for run in ended:
         arms.setdefault(words(run.settings, keys), []).append(run)

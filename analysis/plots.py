@@ -10,8 +10,9 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from analysis.answer import Figure, Forest, Line, Panel
+from analysis.answer import Bar, Figure, Forest, Line, Panel
 
 # Okabe & Ito (2008), darkened or lightened so that each can be told from paper and from a dark page.
 INK, FAINT, PAPER = "#010203", "#040506", "#070809"
@@ -41,8 +42,9 @@ PANEL_INCHES = (3.5, 2.6)
 BAR_INCHES = 0.36
 COLUMNS = 2
 
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "svg.hashsalt": "study",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -98,15 +100,18 @@ def for_paper(svg: str) -> str:
     for colour, shown in zip(COLOURS, ON_PAPER, strict=True):
         svg = svg.replace(colour, shown)
     start = svg.index(">", svg.index("<svg")) + 1
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg[:start]}<rect width="100%" height="100%" fill="#ffffff"/>{svg[start:]}'
+    return (
+        f'<?xml version="1.0" encoding="utf-8"?>\n{svg[:start]}<rect width="100%" height="100%" '
+        f'fill="#ffffff"/>{svg[start:]}'
+    )
 
 
 def _colours(figure: Figure) -> dict[str, int]:
     """A colour for each group, in the order in which groups appear; a finding has its own, wherever it stands."""
     groups: dict[str, None] = {}
     for panel in figure.panels:
-        drawn: Iterable[Line | object] = panel.lines if isinstance(panel, Panel) else panel.bars
-        groups.update(dict.fromkeys(item.group for item in drawn))  # type: ignore[attr-defined]
+        drawn: Sequence[Line | Bar] = panel.lines if isinstance(panel, Panel) else panel.bars
+        groups.update(dict.fromkeys(item.group for item in drawn))
     free = iter(range(10**6))
     return {name: FINDING_COLOURS[name] if name in FINDING_COLOURS else next(free) % len(COLOURS) for name in groups}
 
@@ -134,7 +139,9 @@ def _together(figure: Figure, colours: Mapping[str, int]) -> Canvas:
         handles = [mpl.lines.Line2D([], [], color=COLOURS[colour], label=name) for name, colour in colours.items()]
         if figure.mark:
             handles.append(mpl.lines.Line2D([], [], color=INK, marker="x", linestyle="", label=figure.mark))
-        canvas.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False, fontsize=8)
+        canvas.legend(
+            handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False, fontsize=8
+        )
     return canvas
 
 
@@ -165,9 +172,9 @@ def _draw_panel(axes: Axes, panel: Panel, colours: Mapping[str, int]) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(_percent() if panel.percent_x or panel.diagonal else FuncFormatter(_short))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if panel.percent_y:
         axes.yaxis.set_major_formatter(_percent())
     if panel.y_range is not None:
@@ -195,7 +202,9 @@ def _draw_line(axes: Axes, line: Line, colour: str) -> None:
 
 def _draw_forest(axes: Axes, panel: Forest, colours: Mapping[str, int]) -> None:
     """One estimate a row, its name above it, so that names have the whole width."""
-    bounds = [b for bar in panel.bars for b in (bar.estimate.value, bar.estimate.low, bar.estimate.high) if math.isfinite(b)]
+    bounds = [
+        b for bar in panel.bars for b in (bar.estimate.value, bar.estimate.low, bar.estimate.high) if math.isfinite(b)
+    ]
     if panel.reference is not None:
         bounds.append(panel.reference)
         axes.axvline(panel.reference, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -214,7 +223,7 @@ def _draw_forest(axes: Axes, panel: Forest, colours: Mapping[str, int]) -> None:
     if bounds:
         margin = 0.04 * (max(bounds) - min(bounds) or 1)
         axes.set_xlim(min(bounds) - margin, max(bounds) + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if panel.percent:
         axes.xaxis.set_major_formatter(_percent())
     axes.set_xlabel(panel.x_label)

@@ -6,6 +6,7 @@ can, so that intervals over seeds and examples can be had (:func:`analysis.stati
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,7 @@ def score(predictions: Predictions, temperature: float = 1.0) -> Scored:
 
 
 def log_probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> Floats:
-    """ln of softmax(logits / temperature), ``[examples, classes]``, in float64."""
+    """Ln of softmax(logits / temperature), ``[examples, classes]``, in float64."""
     return np.asarray(scipy.special.log_softmax(logits.astype(np.float64) / temperature, axis=1), dtype=np.float64)
 
 
@@ -88,14 +89,14 @@ def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_], bins: in
 def calibration_error_interval(
     scored: list[Scored], rng: np.random.Generator, *, draws: int = 200, level: float = 0.95
 ) -> tuple[float, float, float]:
-    """The mean calibration error over seeds, and a bootstrap interval over seeds and examples, less its bias.
+    """The mean calibration error over seeds less its bias, and its pivotal bootstrap interval over seeds and examples.
 
-    A sample's calibration error is too large even for a calibrated model, and a resample's by as much again (Roelofs
-    et al. 2022): the pivotal interval (Davison & Hinkley 1997, 5.2) takes that off.
+    A sample's calibration error is too large even for a calibrated model (Roelofs et al. 2022), and a resample's by
+    about as much again, which is what is taken off (Davison & Hinkley 1997, 2.1 and 5.2). None is below zero.
     """
     confidence = np.stack([one.confidence for one in scored])
     right = np.stack([one.right for one in scored])
-    seeds, examples = confidence.shape
+    seeds, examples = len(scored), confidence.shape[1]
     value = float(np.mean([calibration_error(c, r) for c, r in zip(confidence, right, strict=True)]))
     found = np.empty(draws)
     for draw in range(draws):
@@ -103,7 +104,8 @@ def calibration_error_interval(
         picked = rng.integers(0, seeds, seeds)
         found[draw] = np.mean([calibration_error(confidence[seed, chosen], right[seed, chosen]) for seed in picked])
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return value, max(0.0, 2 * value - float(high)), max(0.0, 2 * value - float(low))
+    middle, bottom, top = (max(0.0, 2 * value - end) for end in (float(found.mean()), float(high), float(low)))
+    return middle, bottom, top
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,9 +120,9 @@ class ReliabilityBin:
 
 def reliability(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = BINS) -> list[ReliabilityBin]:
     """The reliability diagram's points, over bins of equal mass (DeGroot & Fienberg 1983)."""
-    order = np.argsort(confidence, kind="stable")
+    order = np.asarray(np.argsort(confidence, kind="stable"), dtype=np.int64)
     edges = _edges(len(order), bins)
-    parts = [order[start:stop] for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    parts: list[Ints] = [order[start:stop] for start, stop in itertools.pairwise(edges)]
     return [
         ReliabilityBin(
             confidence=float(confidence[part].mean()),

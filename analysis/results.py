@@ -143,6 +143,13 @@ class Results:
         return tuple(several)
 
     @cached_property
+    def varying_trained(self) -> tuple[str, ...]:
+        """The same for trajectories: without what only decides when a cell stops, unless trajectories differ in it."""
+        return tuple(
+            key for key in self.varying if len({repr(run.owner.cell.settings.get(key)) for run in self.runs}) > 1
+        )
+
+    @cached_property
     def classes(self) -> int:
         """How many classes are told apart; two where no predictions say otherwise."""
         return self._first_validation.logits.shape[1] if self._first_validation is not None else 2
@@ -189,7 +196,7 @@ class Results:
         return self.predictions(result.cell.trajectory, result.chosen.epoch, split) if result.chosen else None
 
     def scored(self, result: CellResult, split: Split) -> Scored | None:
-        """The scores of each example by a cell's chosen checkpoint; None where there is none, or logits are no numbers."""
+        """Each example's scores by a cell's chosen checkpoint; None where there is none, or logits are no numbers."""
         if result.chosen is None:
             return None
         key = (result.cell.trajectory, result.chosen.epoch, split)
@@ -220,7 +227,11 @@ class Results:
         rows = []
         for result in self.cells:
             scores = {f"chosen_{key}": value for key, value in asdict(result.chosen).items()} if result.chosen else {}
-            row = {"cell": result.cell.id, "name": result.cell.name, "trajectory": result.cell.trajectory}
+            row: dict[str, Any] = {
+                "cell": result.cell.id,
+                "name": result.cell.name,
+                "trajectory": result.cell.trajectory,
+            }
             row |= {"state": result.state, "stop_reason": result.stop_reason, "trained_by": result.trained_by}
             rows.append({**row, **result.cell.settings, **scores})
         return pd.DataFrame(rows)

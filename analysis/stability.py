@@ -28,13 +28,23 @@ QUESTION = "Which model is the stable choice?"
 ALPHA = 0.025
 
 METHODS = (
-    "A model is the more stable if it fails less often (Fisher's exact test) or, where failures do not decide, if its seeds "
-    "spread less; each at half the level, since either can decide.",
-    "Spread is the standard deviation of test accuracy over seeds within a condition, among runs better than chance, pooled "
-    "over conditions that both models have; compared by ranks of Helmert contrasts (Mann & Whitney 1947), with an F "
-    "interval for the ratio.",
-    "Interquartile mean and probability of improvement as in Agarwal et al. (2021), over all ended runs, failures "
-    "included, with bootstrap intervals over seeds within each condition.",
+    (
+        "A model is the more stable if it fails less often (Fisher's exact test) or, where failures do not decide, if "
+        "its seeds "
+        "spread less; each at half the level, since either can decide."
+    ),
+    (
+        "Spread is the standard deviation of test accuracy over seeds within a condition, among runs better than "
+        "chance, "
+        "pooled "
+        "over conditions that both models have; compared by ranks of Helmert contrasts (Mann & Whitney 1947), with "
+        "an F "
+        "interval for the ratio."
+    ),
+    (
+        "Interquartile mean and probability of improvement as in Agarwal et al. (2021), over all ended runs, failures "
+        "included, with bootstrap intervals over seeds within each condition."
+    ),
 )
 
 
@@ -64,7 +74,10 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     if judged:
         (_, verdict, sentence), pair = min(judged, key=lambda one: one[0][0])
         if seeds < 2:
-            verdict, sentence = UNDETERMINED, f"With one seed of each condition there is no spread to compare. {sentence}"
+            verdict, sentence = (
+                UNDETERMINED,
+                f"With one seed of each condition there is no spread to compare. {sentence}",
+            )
     ratio = spread_ratio(*pair.spreads)[0] if pair else None
     by_failure = pair is not None and any(failed for failed, _ in pair.failures)
     estimate = share_difference(*pair.failures) if pair and by_failure else ratio
@@ -124,14 +137,20 @@ def _judge(pair: Pair, comparisons: int) -> tuple[float, str, str]:
     ratio, p_spread = spread_ratio(*pair.spreads)
     p_spread = min(1.0, p_spread * comparisons) if p_spread == p_spread else 1.0
     failed = f"{failed_1} of {count(runs_1, 'run')} of {pair.first} and {failed_2} of {runs_2} of {pair.second} failed"
-    spread = f"the spread of {pair.first} over seeds is {plain(ratio, '.2f')} times that of {pair.second}"
+    spread = "their spreads over seeds cannot be compared"
+    if ratio.value == ratio.value:
+        spread = f"the spread of {pair.first} over seeds is {plain(ratio, '.2f')} times that of {pair.second}"
     if p_failures < ALPHA:
         stable = pair.first if failed_1 / runs_1 < failed_2 / runs_2 else pair.second
         return p_failures, stable, f"{stable} is the stable choice: {failed} ({p_value(p_failures)})."
     if p_spread < ALPHA:
         stable = pair.first if ratio.value < 1 else pair.second
         return p_spread, stable, f"{stable} is the stable choice: {spread} ({p_value(p_spread)}), and {failed}."
-    return min(p_failures, p_spread), UNDETERMINED, f"Neither model is shown to be the more stable: {failed}, and {spread}."
+    return (
+        min(p_failures, p_spread),
+        UNDETERMINED,
+        f"Neither model is shown to be the more stable: {failed}, and {spread}.",
+    )
 
 
 def _by_model(results: Results, ended: Sequence[Run], rng: np.random.Generator) -> Table:
@@ -152,7 +171,8 @@ def _by_model(results: Results, ended: Sequence[Run], rng: np.random.Generator) 
         columns=("model", "runs", "failure rate", "interquartile mean", "sd over seeds", "lowest", "highest"),
         formats=("t", "n", "%", "%", "%", "%", "%"),
         rows=rows,
-        note="Test accuracy of the checkpoints that validation chose; failed runs are in the interquartile mean, the standard "
+        note="Test accuracy of the checkpoints that validation chose; failed runs are in the interquartile mean, the "
+        "standard "
         "deviation (within conditions) and the extremes.",
     )
 
@@ -188,9 +208,13 @@ def _by_pair(pairs: Sequence[Pair], rng: np.random.Generator) -> Table:
 
 
 def _caveats(pairs: Sequence[Pair], seeds: int) -> list[str]:
-    caveats = ["The spread is that of runs which learned; a model whose unstable runs fail altogether looks the calmer for it."]
+    caveats = [
+        "The spread is that of runs which learned; a model whose unstable runs fail altogether looks the calmer for it."
+    ]
     if 1 < seeds < SEEDS_TO_COUNT:
-        caveats.append(f"With {seeds} seeds for a condition, only a large difference of failure rates or spreads can be shown.")
+        caveats.append(
+            f"With {seeds} seeds for a condition, only a large difference of failure rates or spreads can be shown."
+        )
     if len(pairs) > 1:
         caveats.append(f"p-values of the verdict are corrected for {len(pairs)} pairs of models (Bonferroni).")
     return caveats

@@ -209,12 +209,15 @@ def probability_of_improvement(
     The mean over strata of the Mann-Whitney statistic divided by its largest value; ties count half. Seeds are
     resampled within each stratum and kind.
     """
-    samples = [(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)) for a, b in pairs if len(a) and len(b)]
+    samples = [
+        (np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)) for a, b in pairs if len(a) and len(b)
+    ]
     if not samples:
         return Estimate(value=math.nan)
 
     def wins(a: Floats, b: Floats) -> Floats:
-        return ((a[..., :, None] > b[..., None, :]) + 0.5 * (a[..., :, None] == b[..., None, :])).mean(axis=(-2, -1))
+        first, second = a[..., :, None], b[..., None, :]
+        return np.asarray(((first > second) + 0.5 * (first == second)).mean(axis=(-2, -1)), dtype=np.float64)
 
     value = float(np.mean([wins(a, b) for a, b in samples]))
     seeds = min(min(len(a), len(b)) for a, b in samples)
@@ -255,7 +258,9 @@ def spread_ratio(first: Sequence[Sequence[float]], second: Sequence[Sequence[flo
     stratum's seeds are turned into independent contrasts (Helmert 1876), whose absolute values are compared by rank
     (Mann & Whitney 1947).
     """
-    contrasts = [np.concatenate([_contrasts(values) for values in strata] or [np.zeros(0)]) for strata in (first, second)]
+    contrasts = [
+        np.concatenate([_contrasts(values) for values in strata] or [np.zeros(0)]) for strata in (first, second)
+    ]
     a, b = contrasts
     if min(len(a), len(b)) == 0 or not (a.any() and b.any()):
         return Estimate(value=math.nan), math.nan
@@ -276,9 +281,13 @@ def _contrasts(values: Sequence[float]) -> Floats:
 
 
 def _log_comb(n: npt.NDArray[np.int64], k: npt.NDArray[np.int64]) -> Floats:
-    """ln of n over k; minus infinity where k exceeds n."""
-    logs = scipy.special.gammaln(n + 1.0) - scipy.special.gammaln(k + 1.0) - scipy.special.gammaln(np.maximum(n - k, 0) + 1.0)
-    return np.where(k > n, -np.inf, logs)
+    """Ln of n over k; minus infinity where k exceeds n."""
+    logs = (
+        scipy.special.gammaln(n + 1.0)
+        - scipy.special.gammaln(k + 1.0)
+        - scipy.special.gammaln(np.maximum(n - k, 0) + 1.0)
+    )
+    return np.asarray(np.where(k > n, -np.inf, logs), dtype=np.float64)
 
 
 def _with_spread(strata: Sequence[Floats]) -> Sequence[Floats]:

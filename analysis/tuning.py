@@ -25,12 +25,22 @@ FEWEST_CONFIGURATIONS = 3
 DRAWS = 300
 
 METHODS = (
-    "Each model is given the same configurations. The best by mean validation accuracy over seeds is scored on test once; "
-    "since test had no part in the choice, the comparison of the chosen ones needs no correction for the search.",
+    (
+        "Each model is given the same configurations. The best by mean validation accuracy over seeds is scored on "
+        "test "
+        "once; "
+        "since test had no part in the choice, the comparison of the chosen ones needs no correction for the search."
+    ),
     "The chosen configurations are compared by a bootstrap over seeds and test examples (Sellam et al. 2022).",
-    "Expected best validation after n trials by Tang et al.'s (2020) unbiased estimator. Dodge et al.'s (2019) draws trials "
-    "with replacement: the best of the trials made is missed too often, and the curve lies too low. Trials are all runs, so "
-    "that seeds are part of the search; failed runs count with what they scored, and runs without a score as chance.",
+    (
+        "Expected best validation after n trials by Tang et al.'s (2020) unbiased estimator. Dodge et al.'s (2019) "
+        "draws "
+        "trials "
+        "with replacement: the best of the trials made is missed too often, and the curve lies too low. Trials are all "
+        "runs, so "
+        "that seeds are part of the search; failed runs count with what they scored, and runs without a score as "
+        "chance."
+    ),
     "The bands resample trials (bootstrap, pointwise), and say nothing of trials better than any that was made.",
 )
 
@@ -122,7 +132,8 @@ def _verdict(best: Sequence[Best], found: MultiBootstrap | None, budget: int, se
         return UNDETERMINED, "The chosen configurations share no seed whose predictions are there."
     estimate = found.estimate()
     told = (
-        f"with {count(budget, 'configuration')} each, the {first} that validation chose scores {difference(estimate)} on test "
+        f"with {count(budget, 'configuration')} each, the {first} that validation chose scores "
+        f"{difference(estimate)} on test "
         f"against the {second}"
     )
     if seeds < 2 or found.seeds < 2:
@@ -132,20 +143,34 @@ def _verdict(best: Sequence[Best], found: MultiBootstrap | None, budget: int, se
     if found.p_value < ALPHA:
         better = first if estimate.value > 0 else second
         return better, f"{better} is better when tuned: {told} ({p_value(found.p_value)})."
-    if -EQUIVALENCE < estimate.low and estimate.high < EQUIVALENCE:
+    if estimate.low > -EQUIVALENCE and estimate.high < EQUIVALENCE:
         return "neither", f"Tuned, neither is better by {points(EQUIVALENCE)} or more: {told}."
-    return UNDETERMINED, f"{told[0].upper()}{told[1:]}; a difference under {points(found.detectable)} would not be found."
+    return (
+        UNDETERMINED,
+        f"{told[0].upper()}{told[1:]}; a difference under {points(found.detectable)} would not be found.",
+    )
 
 
 def _table(results: Results, best: Sequence[Best]) -> Table:
-    keys = [key for key in results.varying if key not in ("seed", "model")]
+    keys = [key for key in results.varying_trained if key not in ("seed", "model")]
     rows: list[tuple[Value, ...]] = []
     for one in best:
         runs = list(one.runs.values())
         tests = [_score(results, run, "test") for run in runs]
-        losses = [run.owner.chosen.test_loss for run in runs if run.owner.chosen and run.owner.chosen.test_loss is not None]
+        losses = [
+            run.owner.chosen.test_loss for run in runs if run.owner.chosen and run.owner.chosen.test_loss is not None
+        ]
         chosen = words(runs[0].settings, keys)
-        rows.append((one.model, chosen, len(runs), one.validation, float(np.mean(tests)), float(np.mean(losses)) if losses else None))
+        rows.append(
+            (
+                one.model,
+                chosen,
+                len(runs),
+                one.validation,
+                float(np.mean(tests)),
+                float(np.mean(losses)) if losses else None,
+            )
+        )
     return Table(
         title="What validation chose for each model, at equal budgets",
         columns=("model", "configuration", "seeds", "validation accuracy", "test accuracy", "test loss"),
@@ -170,7 +195,12 @@ def _expected(results: Results, trials: dict[str, list[Run]]) -> Table:
 
 
 def _caveats(results: Results, budget: int, best: Sequence[Best], seeds: int) -> list[str]:
-    caveats = [f"The answer holds for the {count(budget, 'configuration')} that were tried, and for no better one outside them."]
+    caveats = [
+        (
+            f"The answer holds for the {count(budget, 'configuration')} that were tried, and for no better one outside "
+            f"them."
+        )
+    ]
     everything = {key_of(cell.settings, ["model", "seed"]) for cell in results.plan.cells}
     if budget < len(everything):
         caveats.append(f"Of {len(everything)} planned configurations, {budget} have ended runs of every model.")
@@ -189,7 +219,9 @@ def _next(results: Results, verdict: str, budget: int, seeds: int) -> list[Comma
         commands.append(more_seeds(results, "tells the configuration from the seed"))
     if budget < FEWEST_CONFIGURATIONS:
         rates = sorted({cell.settings["learning_rate"] for cell in results.plan.cells})
-        commands.append(grow(results, "adds learning rates to choose from", {"learning_rate": [rates[0] / 2, 2 * rates[-1]]}))
+        commands.append(
+            grow(results, "adds learning rates to choose from", {"learning_rate": [rates[0] / 2, 2 * rates[-1]]})
+        )
     return commands or [more_seeds(results, "narrows the interval")]
 
 

@@ -24,7 +24,7 @@ from analysis.comparison import (
     usable_runs,
 )
 from analysis.conditions import Stratum, words
-from analysis.results import Results, Run
+from analysis.results import Floats, Results, Run
 from analysis.statistics import (
     MultiBootstrap,
     example_weights,
@@ -38,10 +38,18 @@ ALPHA = 0.05
 MOST_ROWS = 60
 
 METHODS = (
-    "Both scores are those of the same checkpoint, which validation chose; test is scored once. Models are compared on the "
-    "same seeds and the same examples, all other settings equal, among runs better than chance.",
-    "Paired bootstrap over seeds and examples at once (Sellam et al. 2022, the MultiBERTs), seeds within each condition "
-    "stretched for their small number (Rao & Wu 1988), with Student's t on Satterthwaite's (1946) degrees of freedom.",
+    (
+        "Both scores are those of the same checkpoint, which validation chose; test is scored once. Models are "
+        "compared "
+        "on the "
+        "same seeds and the same examples, all other settings equal, among runs better than chance."
+    ),
+    (
+        "Paired bootstrap over seeds and examples at once (Sellam et al. 2022, the MultiBERTs), seeds within each "
+        "condition "
+        "stretched for their small number (Rao & Wu 1988), with Student's t on Satterthwaite's (1946) degrees of "
+        "freedom."
+    ),
     "Exact McNemar (1947) test for each condition and seed: it knows the examples' chance, and not the seeds'.",
     "The smallest difference that this design can show is the one it would find with 80 % power (Cohen 1988).",
     f"No difference: the whole interval lies within {points(EQUIVALENCE)} (two one-sided tests, Schuirmann 1987).",
@@ -76,7 +84,11 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         sentence = "No two models have ended runs, better than chance, of the same settings and seeds."
         commands = [go_on(results, "trains what is planned and not there"), more_seeds(results, "adds runs that learn")]
         return Answer(
-            question=QUESTION, verdict=UNDETERMINED, sentence=sentence, seeds=seeds, next_commands=commands[results.census.whole :]
+            question=QUESTION,
+            verdict=UNDETERMINED,
+            sentence=sentence,
+            seeds=seeds,
+            next_commands=commands[results.census.whole :],
         )
     pair = max(pairs, key=lambda one: abs(one.test.value) / (one.test.standard_error or math.inf))
     verdict, sentence = _verdict(pair, seeds, comparisons=len(pairs))
@@ -117,7 +129,7 @@ def _pair(
     )
 
 
-def _disagreement(validation: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> Estimate:  # type: ignore[type-arg]
+def _disagreement(validation: Sequence[Floats], test: Sequence[Floats]) -> Estimate:
     """Validation's difference less test's, for the same seeds: only the examples' chance, and what depends on both.
 
     A run's seed moves both of its scores, so that the seeds' own spread of the difference is what counts, together
@@ -139,55 +151,76 @@ def _verdict(pair: Pair, seeds: int, comparisons: int) -> tuple[str, str]:
     tail = apart if pair.disagreement.excludes_zero else " The two splits agree within chance."
     if p < ALPHA:
         better = pair.first if estimate.value > 0 else pair.second
-        return better, f"{better} is better on test: {told}, over {count(pair.runs, 'pair of runs', 'pairs of runs')} ({p_value(p)}).{tail}"
-    if -EQUIVALENCE < estimate.low and estimate.high < EQUIVALENCE:
+        return (
+            better,
+            (
+                f"{better} is better on test: {told}, over {count(pair.runs, 'pair of runs', 'pairs of runs')} "
+                f"({p_value(p)}).{tail}"
+            ),
+        )
+    if estimate.low > -EQUIVALENCE and estimate.high < EQUIVALENCE:
         return "neither", f"Neither model is better by {points(EQUIVALENCE)} or more: {told}.{tail}"
     return (
         UNDETERMINED,
-        f"Neither split shows which is better: {told}, and these runs would only find a difference of "
-        f"{points(pair.test.detectable)} or more.{tail}",
+        (
+            f"Neither split shows which is better: {told}, and these runs would only find a difference of "
+            f"{points(pair.test.detectable)} or more.{tail}"
+        ),
     )
 
 
 def _table(pairs: Sequence[Pair]) -> Table:
-    rows: list[tuple[Value, ...]] = []
-    for pair in pairs:
-        rows.append(
-            (
-                f"{pair.first} less {pair.second}",
-                pair.runs,
-                pair.validation.estimate(),
-                pair.test.estimate(),
-                pair.test_loss.estimate(),
-                pair.test.p_value,
-                pair.test.detectable,
-                pair.disagreement,
-            )
+    rows: list[tuple[Value, ...]] = [
+        (
+            f"{pair.first} less {pair.second}",
+            pair.runs,
+            pair.validation.estimate(),
+            pair.test.estimate(),
+            pair.test_loss.estimate(),
+            pair.test.p_value,
+            pair.test.detectable,
+            pair.disagreement,
         )
+        for pair in pairs
+    ]
     return Table(
         title="Models compared on the same seeds and examples",
-        columns=("difference", "pairs of runs", "validation accuracy", "test accuracy", "test loss", "p (test)",
-                 "smallest that can be shown", "validation less test"),  # fmt: skip
+        columns=(
+            "difference",
+            "pairs of runs",
+            "validation accuracy",
+            "test accuracy",
+            "test loss",
+            "p (test)",
+            "smallest that can be shown",
+            "validation less test",
+        ),
         formats=("t", "n", "+%", "+%", "+.3", ".3", "%", "+%"),
         rows=rows,
-        note="p without correction for the number of pairs; the verdict corrects (Bonferroni)." if len(pairs) > 1 else "",
+        note="p without correction for the number of pairs; the verdict corrects (Bonferroni)."
+        if len(pairs) > 1
+        else "",
     )
 
 
 def _by_condition(
     results: Results, groups: Sequence[Stratum[Run]], pairs: Sequence[Pair], rng: np.random.Generator
 ) -> Table:
-    keys = [key for key in results.varying if key not in ("seed", "model")]
+    keys = [key for key in results.varying_trained if key not in ("seed", "model")]
     rows: list[tuple[Value, ...]] = []
     weights = None
     for group in groups:
         for pair in pairs:
-            found = [paired_differences(results, [group], pair.first, pair.second, s, right) for s in ("validation", "test")]
+            found = [
+                paired_differences(results, [group], pair.first, pair.second, s, right) for s in ("validation", "test")
+            ]
             if not found[1]:
                 continue
             if weights is None:
                 weights = [example_weights(one[0].shape[1], rng) for one in found]
-            estimates = [multibootstrap(one, weight, rng).estimate() for one, weight in zip(found, weights, strict=True)]
+            estimates = [
+                multibootstrap(one, weight, rng).estimate() for one, weight in zip(found, weights, strict=True)
+            ]
             rows.append((words(group.settings, keys), f"{pair.first} less {pair.second}", len(found[1][0]), *estimates))
     return Table(
         title="The same by condition",
@@ -199,14 +232,16 @@ def _by_condition(
 
 
 def _mcnemar(results: Results, groups: Sequence[Stratum[Run]], pairs: Sequence[Pair]) -> Table:
-    keys = [key for key in results.varying if key not in ("seed", "model")]
+    keys = [key for key in results.varying_trained if key not in ("seed", "model")]
     rows: list[tuple[Value, ...]] = []
     for group in groups:
         for pair in pairs:
             if pair.first not in group.arms or pair.second not in group.arms:
                 continue
             for seed in group.shared_seeds(pair.first, pair.second):
-                one, other = (results.scored(group.arms[arm].members[seed].owner, "test") for arm in (pair.first, pair.second))
+                one, other = (
+                    results.scored(group.arms[arm].members[seed].owner, "test") for arm in (pair.first, pair.second)
+                )
                 if one is not None and other is not None:
                     only_first, only_second, p = mcnemar_exact(one.right, other.right)
                     name = f"{pair.first} / {pair.second}"
@@ -233,7 +268,9 @@ def _caveats(results: Results, usable: Sequence[Run], pair: Pair, pairs: Sequenc
     if len(pairs) > 1:
         caveats.append(f"{len(pairs)} pairs of models were looked at, and the verdict is on the clearest of them.")
     if pair.validation.seeds < 3:
-        caveats.append("With so few seeds for a condition the interval leans on their spread being like that of others.")
+        caveats.append(
+            "With so few seeds for a condition the interval leans on their spread being like that of others."
+        )
     return caveats
 
 

@@ -10,17 +10,22 @@ from analysis.answer import LEVEL, Estimate
 
 def percent(value: float, digits: int = 1) -> str:
     """A share as a percentage."""
-    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else "–"
+    return minus(f"{100 * value:.{digits}f} %") if math.isfinite(value) else "–"
 
 
 def points(value: float, *, signed: bool = False) -> str:
     """A difference of shares in percentage points."""
-    return f"{100 * value:{'+' if signed else ''}.1f} points" if math.isfinite(value) else "–"
+    return minus(f"{100 * value:{'+' if signed else ''}.1f} points") if math.isfinite(value) else "–"
 
 
 def number(value: float, form: str = ".3f") -> str:
     """A number, a dash for none."""
-    return f"{value:{form}}" if math.isfinite(value) else "–"
+    return minus(f"{value:{form}}") if math.isfinite(value) else "–"
+
+
+def minus(written: str) -> str:
+    """A written number with a minus sign in place of a hyphen, but for an exponent's."""
+    return written.replace("-", "−", 1) if written.startswith("-") else written
 
 
 def share(estimate: Estimate) -> str:
@@ -41,7 +46,7 @@ def plain(estimate: Estimate, form: str = ".3f") -> str:
 def _interval(low: float, high: float, form: str, unit: str) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return "(no interval)"
-    return f"({LEVEL:.0%} interval {low:{form}} to {high:{form}}{unit})"
+    return f"({LEVEL:.0%} interval {minus(f'{low:{form}}')} to {minus(f'{high:{form}}')}{unit})"
 
 
 def count(number_of: int, word: str, plural: str = "") -> str:

@@ -1,0 +1,176 @@
+"""What did each condition score, and is that what was published?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.answer import Estimate, Table, Value
+from analysis.conditions import key_of, schedule_keys, words
+from analysis.diagnosis import learned_threshold
+from analysis.results import PublishedResult, Results
+from analysis.statistics import Floats, example_weights, mean_over_seeds, multibootstrap
+from study.cells import CellResult
+from study.plan import SettingValues, label
+
+MOST_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """All cells of one condition, and what those that are complete score on test."""
+
+    settings: SettingValues
+    cells: Sequence[CellResult]
+    accuracy: Estimate
+    loss: Estimate
+    at_chance: int
+    without_score: int
+
+    @property
+    def complete(self) -> int:
+        """How many of its cells are complete."""
+        return sum(result.state == "complete" for result in self.cells)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """The table of models and schedules at one setting of everything else, and the table of all conditions."""
+
+    main: Table
+    everything: Table | None
+
+
+def overview(results: Results, rng: np.random.Generator) -> Overview:
+    """Score every condition on test, failed runs included, and set published results beside them."""
+    conditions = _conditions(results, rng)
+    schedule = schedule_keys(results.varying) or ("lr_schedule",)
+    shown = ["model", *schedule]
+    others = [key for key in results.varying if key not in (*shown, "seed")]
+    home = _home(results)
+    main = [one for one in conditions if key_of(one.settings, [*shown, "seed"]) == key_of(home, [*shown, "seed"])]
+    at = words(home, others) if others else ""
+    published = any(reference.matches(one.settings) for one in main for reference in results.references)
+    note = (
+        "Test scores of the checkpoints that validation chose, over all complete seeds, failed ones included. "
+        "Intervals are "
+        "over seeds and test examples (Sellam et al. 2022); with one seed there is none."
+    )
+    if others:
+        note += f" Here at {at}; all conditions are in the table that follows."
+    if published:
+        note += (
+            " A published number is one run's: it is within ours if it lies in our interval, and it may lie outside "
+            "by the "
+            "chance of its own seed, which that interval does not know."
+        )
+    rest = None
+    if others:
+        rest = _table("All conditions", conditions[:MOST_ROWS], results, [*shown, *others], published=False)
+    title = "Test loss and test accuracy"
+    return Overview(main=_table(title, main, results, shown, published=published, note=note), everything=rest)
+
+
+def _home(results: Results) -> SettingValues:
+    """The settings at which models and schedules are shown: the first published result's, else the first cell's."""
+    for reference in results.references:
+        for cell in results.plan.cells:
+            if reference.matches(cell.settings):
+                return cell.settings
+    return results.plan.cells[0].settings
+
+
+def _conditions(results: Results, rng: np.random.Generator) -> list[Condition]:
+    """In the plan's order."""
+    groups: dict[str, list[CellResult]] = {}
+    for result in results.cells:
+        groups.setdefault(key_of(result.cell.settings, ["seed"]), []).append(result)
+    results.read_ahead([result for result in results.cells if result.state == "complete"], ["test"])
+    threshold = learned_threshold(results)
+    made: list[Condition] = []
+    weights: Floats | None = None
+    for group in groups.values():
+        complete = [result for result in group if result.state == "complete"]
+        scored = [found for result in complete if (found := results.scored(result, "test")) is not None]
+        if scored and weights is None:
+            weights = example_weights(len(scored[0].nll), rng)
+        scores = [result.chosen for result in complete if result.chosen and result.chosen.test_accuracy is not None]
+        if weights is not None and len(scored) == len(scores) and scored:
+            accuracy, loss = (
+                multibootstrap([np.stack(rows)], weights, rng).estimate()
+                for rows in ([one.right.astype(float) for one in scored], [one.nll for one in scored])
+            )
+        else:
+            accuracy = mean_over_seeds([one.test_accuracy for one in scores if one.test_accuracy is not None])
+            loss = mean_over_seeds([one.test_loss for one in scores if one.test_loss is not None])
+        made.append(
+            Condition(
+                settings=group[0].cell.settings,
+                cells=group,
+                accuracy=accuracy,
+                loss=loss,
+                at_chance=sum(one.validation_accuracy < threshold for one in scores),
+                without_score=len(complete) - len(scores),
+            )
+        )
+    return made
+
+
+def _table(
+    title: str,
+    conditions: Sequence[Condition],
+    results: Results,
+    keys: Sequence[str],
+    *,
+    published: bool,
+    note: str = "",
+) -> Table:
+    schedule = [key for key in keys if key != "model"]
+    rows: list[tuple[Value, ...]] = []
+    for one in conditions:
+        name = label("model", one.settings["model"])
+        row: tuple[Value, ...] = (name, words(one.settings, schedule), f"{one.complete} of {len(one.cells)}")
+        scores: tuple[Value, ...] = (one.loss, one.accuracy) if one.complete > one.without_score else (None, None)
+        failed = f"{one.at_chance + one.without_score} of {one.complete}" if one.complete else ""
+        row = (*row, *scores, failed)
+        if published:
+            reference = next((r for r in results.references if r.matches(one.settings)), None)
+            row = (*row, *_beside(reference, one))
+        rows.append(row)
+    columns: tuple[str, ...] = (
+        "model",
+        "schedule" if len(schedule) < 4 else "condition",
+        "cells",
+        "test loss",
+        "test accuracy",
+        "at chance",
+    )
+    formats: tuple[str, ...] = ("t", "t", "t", ".3", "%", "t")
+    if published:
+        columns += ("published loss", "within ours", "published accuracy", "within ours", "source")
+        formats += (".3", "t", "%", "t", "t")
+    return Table(title=title, columns=columns, formats=formats, rows=rows, note=note)
+
+
+def _beside(reference: PublishedResult | None, one: Condition) -> tuple[Value, ...]:
+    if reference is None:
+        return None, "", None, "", ""
+    return (
+        reference.test_loss,
+        _within(reference.test_loss, one.loss),
+        reference.test_accuracy,
+        _within(reference.test_accuracy, one.accuracy),
+        reference.source,
+    )
+
+
+def _within(published: float | None, ours: Estimate) -> str:
+    """Whether the published number lies in our interval, or by how much ours differs."""
+    if published is None or not math.isfinite(ours.value):
+        return ""
+    if not math.isfinite(ours.low):
+        return "no interval"
+    return "yes" if ours.low <= published <= ours.high else "no"
