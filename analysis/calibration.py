@@ -26,13 +26,16 @@ from analysis.statistics import (
     clopper_pearson,
     example_weights,
     mean_over_seeds,
+    mean_over_seeds_and_examples,
     mean_over_strata,
     multibootstrap,
 )
 from analysis.wording import count, difference, number, plain
 
 QUESTION = "Why does test loss rise with accuracy: is the model over- or under-confident?"
-MOST_ROWS = 40
+MOST_ROWS = 24
+# Resamples of a calibration error, whose interval needs fewer than a test does.
+ECE_DRAWS = 100
 MOST_PANELS = 8
 # A diagram of few examples has fewer bins, down to so many.
 FEWEST_BINS, EXAMPLES_A_BIN = 5, 100
@@ -96,7 +99,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         )
     weights = example_weights(groups[0].gaps.shape[1], rng)
     gap = multibootstrap([group.gaps for group in groups], weights, rng).estimate()
-    gaps = [multibootstrap([group.gaps], weights, rng).estimate() for group in groups]
+    gaps = [mean_over_seeds_and_examples(group.gaps) for group in groups]
     temperature = _temperature(groups)
     seeds = most_seeds(usable)
     verdict, sentence = _verdict(gap, temperature, seeds)
@@ -108,7 +111,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         estimate=gap,
         estimated="mean confidence less accuracy on test",
         seeds=seeds,
-        tables=[_table(groups, gaps, rng), *trade],
+        tables=[_table(groups, gaps, weights, rng), *trade],
         figures=_figures(results, groups),
         methods=METHODS,
         caveats=_caveats(results, usable, groups, traded),
@@ -192,11 +195,11 @@ def _rising(groups: Sequence[Group]) -> str:
     )
 
 
-def _table(groups: Sequence[Group], gaps: Sequence[Estimate], rng: np.random.Generator) -> Table:
+def _table(groups: Sequence[Group], gaps: Sequence[Estimate], weights: Floats, rng: np.random.Generator) -> Table:
     rows: list[tuple[Value, ...]] = []
     for group, gap in list(zip(groups, gaps, strict=True))[:MOST_ROWS]:
         scored = group.scored
-        ece, low, high = calibration_error_interval(list(scored), rng)
+        ece, low, high = calibration_error_interval(scored, weights[:ECE_DRAWS], rng)
         mean = {
             name: [float(getattr(one, name).mean()) for one in scored]
             for name in ("nll", "brier", "confidence", "right")

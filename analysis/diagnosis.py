@@ -41,7 +41,7 @@ RISE_NATS, RISE_PART = 0.02, 0.05
 # Validation accuracy this far under its best, without being at chance, with a training loss that has risen too.
 DECLINE = 0.10
 # Points at which a schedule is read to add it up.
-SCHEDULE_POINTS = 400
+SCHEDULE_POINTS = 100
 
 RULES = (
     (

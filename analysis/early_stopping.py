@@ -142,7 +142,7 @@ def _verdict(rules: Sequence[Rule], seeds: int) -> tuple[str, str, Rule]:
     if seeds < 2:
         return UNDETERMINED, f"With one seed of each condition, {told}; what it costs in general is not known.", most
     if safe:
-        return most.name, f"Stop by {told}, over {count(most.runs, 'run')}.", most
+        return most.name, f"Stop early: {told}, over {count(most.runs, 'run')}.", most
     if all(rule.lost.low > ACCEPTED_LOSS for rule in rules):
         cheapest = min(rules, key=lambda rule: rule.lost.value)
         sentence = f"Train to the end: every rule costs accuracy, {cheapest.name} least ({difference(cheapest.lost)})."

@@ -46,9 +46,9 @@ class Findings:
 
 def find(results: Results) -> Findings:
     """Ask every question; each draws from a generator of its own, so that none depends on another."""
-    streams = np.random.default_rng(SEED).spawn(len(QUESTIONS) + 1)
+    streams = np.random.default_rng(SEED).spawn(len(QUESTIONS))
     return Findings(
         results=results,
-        overview=overview(results, streams[0]),
-        answers={name: ask(results, rng) for (name, ask), rng in zip(QUESTIONS.items(), streams[1:], strict=True)},
+        overview=overview(results),
+        answers={name: ask(results, rng) for (name, ask), rng in zip(QUESTIONS.items(), streams, strict=True)},
     )

@@ -12,7 +12,7 @@ from analysis.answer import Estimate, Table, Value
 from analysis.conditions import key_of, schedule_keys, words
 from analysis.diagnosis import learned_threshold
 from analysis.results import PublishedResult, Results
-from analysis.statistics import Floats, example_weights, mean_over_seeds, multibootstrap
+from analysis.statistics import mean_over_seeds, mean_over_seeds_and_examples
 from study.cells import CellResult
 from study.plan import SettingValues, label
 
@@ -44,9 +44,9 @@ class Overview:
     everything: Table | None
 
 
-def overview(results: Results, rng: np.random.Generator) -> Overview:
+def overview(results: Results) -> Overview:
     """Score every condition on test, failed runs included, and set published results beside them."""
-    conditions = _conditions(results, rng)
+    conditions = _conditions(results)
     schedule = schedule_keys(results.varying) or ("lr_schedule",)
     shown = ["model", *schedule]
     others = [key for key in results.varying if key not in (*shown, "seed")]
@@ -57,7 +57,7 @@ def overview(results: Results, rng: np.random.Generator) -> Overview:
     note = (
         "Test scores of the checkpoints that validation chose, over all complete seeds, failed ones included. "
         "Intervals are "
-        "over seeds and test examples (Sellam et al. 2022); with one seed there is none."
+        "over seeds and test examples (Owen 2007); with one seed there is none."
     )
     if others:
         note += f" Here at {at}; all conditions are in the table that follows."
@@ -83,7 +83,7 @@ def _home(results: Results) -> SettingValues:
     return results.plan.cells[0].settings
 
 
-def _conditions(results: Results, rng: np.random.Generator) -> list[Condition]:
+def _conditions(results: Results) -> list[Condition]:
     """In the plan's order."""
     groups: dict[str, list[CellResult]] = {}
     for result in results.cells:
@@ -91,16 +91,13 @@ def _conditions(results: Results, rng: np.random.Generator) -> list[Condition]:
     results.read_ahead([result for result in results.cells if result.state == "complete"], ["test"])
     threshold = learned_threshold(results)
     made: list[Condition] = []
-    weights: Floats | None = None
     for group in groups.values():
         complete = [result for result in group if result.state == "complete"]
         scored = [found for result in complete if (found := results.scored(result, "test")) is not None]
-        if scored and weights is None:
-            weights = example_weights(len(scored[0].nll), rng)
         scores = [result.chosen for result in complete if result.chosen and result.chosen.test_accuracy is not None]
-        if weights is not None and len(scored) == len(scores) and scored:
+        if scored and len(scored) == len(scores):
             accuracy, loss = (
-                multibootstrap([np.stack(rows)], weights, rng).estimate()
+                mean_over_seeds_and_examples(np.stack(rows))
                 for rows in ([one.right.astype(float) for one in scored], [one.nll for one in scored])
             )
         else:

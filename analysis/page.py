@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from analysis.answer import UNDETERMINED, Answer, Command, Figure
 from analysis.findings import Findings
-from analysis.plots import Drawn, for_page
+from analysis.plots import Drawn, distinct, for_page
 from analysis.results import Census, Results
 from analysis.wording import count
 from analysis.writing import evidence_in_words, html_table, html_text
@@ -130,7 +129,7 @@ def _section(name: str, answer: Answer, drawn: Mapping[str, Drawn]) -> str:
 def _figure(figure: Figure, drawn: Drawn) -> str:
     panels = "".join(
         f'<div class="panel" role="img" '
-        f'aria-label="{html_text(panel.title)}">{_distinct(for_page(svg), f"{figure.name}-{i}")}</div>'
+        f'aria-label="{html_text(panel.title)}">{distinct(for_page(svg), f"{figure.name}-{i}")}</div>'
         for i, (panel, svg) in enumerate(zip(figure.panels, drawn.panels, strict=True))
     )
     names = [
@@ -143,11 +142,6 @@ def _figure(figure: Figure, drawn: Drawn) -> str:
         f"<figure>{legend}<div "
         f'class="panels">{panels}</div><figcaption>{html_text(figure.caption)}</figcaption></figure>'
     )
-
-
-def _distinct(svg: str, prefix: str) -> str:
-    """Ids that no other picture of the page has."""
-    return re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
 
 
 def _commands(commands: Sequence[Command]) -> str:

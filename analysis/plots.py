@@ -6,6 +6,7 @@ colours, :func:`for_paper` into ink on white.
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
@@ -38,7 +40,8 @@ FINDING_COLOURS = {
     "non-finite": 7,
     "failed": 1,
 }
-PANEL_INCHES = (3.5, 2.6)
+PANEL_INCHES = (3.5, 2.5)
+LEFT_INCHES, BOTTOM_INCHES, SIDE_INCHES, TITLE_INCHES = 0.62, 0.46, 0.12, 0.24
 BAR_INCHES = 0.36
 COLUMNS = 2
 
@@ -82,8 +85,8 @@ def draw(figure: Figure) -> Drawn:
     colours = _colours(figure)
     with mpl.rc_context(STYLE):
         panels = [_svg(_single(panel, colours)) for panel in figure.panels]
-        whole = _svg(_together(figure, colours))
-    return Drawn(panels=panels, whole=whole, legend=list(colours.items()))
+    legend = list(colours.items())
+    return Drawn(panels=panels, whole=_together(figure, panels, legend), legend=legend)
 
 
 def for_page(svg: str) -> str:
@@ -117,8 +120,17 @@ def _colours(figure: Figure) -> dict[str, int]:
 
 
 def _single(panel: Panel | Forest, colours: Mapping[str, int]) -> Canvas:
-    canvas = Canvas(figsize=(PANEL_INCHES[0], _height(panel)), layout="constrained")
-    _draw(canvas.add_subplot(), panel, colours)
+    width, height = PANEL_INCHES[0], _height(panel)
+    canvas = Canvas(figsize=(width, height))
+    left = LEFT_INCHES if isinstance(panel, Panel) else SIDE_INCHES
+    title = TITLE_INCHES * len(_title(panel))
+    bounds = (
+        left / width,
+        BOTTOM_INCHES / height,
+        1 - (left + SIDE_INCHES) / width,
+        1 - (BOTTOM_INCHES + title) / height,
+    )
+    _draw(canvas.add_axes(bounds), panel, colours)
     return canvas
 
 
@@ -126,27 +138,52 @@ def _height(panel: Panel | Forest) -> float:
     return PANEL_INCHES[1] if isinstance(panel, Panel) else 0.8 + BAR_INCHES * len(panel.bars)
 
 
-def _together(figure: Figure, colours: Mapping[str, int]) -> Canvas:
-    """All panels and a legend under them."""
-    columns = min(COLUMNS, len(figure.panels))
-    rows = math.ceil(len(figure.panels) / columns)
-    heights = [max(_height(panel) for panel in figure.panels[i * columns : (i + 1) * columns]) for i in range(rows)]
-    canvas = Canvas(figsize=(PANEL_INCHES[0] * columns, sum(heights) + 0.4), layout="constrained")
-    grid = canvas.add_gridspec(rows, columns, height_ratios=heights)
-    for index, panel in enumerate(figure.panels):
-        _draw(canvas.add_subplot(grid[index // columns, index % columns]), panel, colours)
-    if len(colours) > 1 or figure.mark:
-        handles = [mpl.lines.Line2D([], [], color=COLOURS[colour], label=name) for name, colour in colours.items()]
-        if figure.mark:
-            handles.append(mpl.lines.Line2D([], [], color=INK, marker="x", linestyle="", label=figure.mark))
-        canvas.legend(
-            handles=handles, loc="outside lower center", ncols=min(3, len(handles)), frameon=False, fontsize=8
-        )
-    return canvas
+def _title(panel: Panel | Forest) -> list[str]:
+    return textwrap.wrap(panel.title, 52) or [""]
+
+
+def _together(figure: Figure, panels: Sequence[str], legend: Sequence[tuple[str, int]]) -> str:
+    """All panels in one picture, a legend under them; lengths in points."""
+    columns = min(COLUMNS, len(panels))
+    width = 72 * PANEL_INCHES[0]
+    parts, top = [], 0.0
+    for first in range(0, len(panels), columns):
+        row = range(first, min(first + columns, len(panels)))
+        heights = [72 * _height(figure.panels[index]) for index in row]
+        for column, (index, height) in enumerate(zip(row, heights, strict=True)):
+            place = f'<svg x="{column * width:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" '
+            parts.append(distinct(panels[index], f"p{index}").replace("<svg ", place, 1))
+        top += max(heights)
+    names = [*legend, (figure.mark, -1)] if figure.mark else legend
+    for row_of_names in range(0, len(names) if len(names) > 1 else 0, columns):
+        top += 14
+        for column, (name, colour) in enumerate(names[row_of_names : row_of_names + columns]):
+            parts.append(_legend_entry(name, colour, 12 + column * width, top))
+    names_of_spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    size = f"0 0 {columns * width:.1f} {top + 10:.1f}"
+    return f'<svg {names_of_spaces} viewBox="{size}">{"".join(parts)}</svg>'
+
+
+def _legend_entry(name: str, colour: int, x: float, y: float) -> str:
+    """A name with its colour, or with the cross where it has none."""
+
+    def text(shown: str, at: float, size: int) -> str:
+        font = f'fill="{INK}" font-size="{size}" font-family="sans-serif"'
+        return f'<text x="{at:.1f}" y="{y:.1f}" {font}>{html.escape(shown)}</text>'
+
+    if colour < 0:
+        return text("×", x + 6, 11) + text(name, x + 24, 8)
+    line = f'<rect x="{x:.1f}" y="{y - 4:.1f}" width="18" height="2.5" fill="{COLOURS[colour]}"/>'
+    return line + text(name, x + 24, 8)
+
+
+def distinct(svg: str, prefix: str) -> str:
+    """The SVG with ids that no other picture beside it has."""
+    return re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
 
 
 def _draw(axes: Axes, panel: Panel | Forest, colours: Mapping[str, int]) -> None:
-    axes.set_title("\n".join(textwrap.wrap(panel.title, 48)), loc="left")
+    axes.set_title("\n".join(_title(panel)), loc="left")
     if isinstance(panel, Panel):
         _draw_panel(axes, panel, colours)
     else:
@@ -154,8 +191,12 @@ def _draw(axes: Axes, panel: Panel | Forest, colours: Mapping[str, int]) -> None
 
 
 def _draw_panel(axes: Axes, panel: Panel, colours: Mapping[str, int]) -> None:
+    _draw_thin_lines(axes, [line for line in panel.lines if line.thin], colours)
     for line in panel.lines:
-        _draw_line(axes, line, COLOURS[colours[line.group]])
+        if not line.thin:
+            _draw_line(axes, line, COLOURS[colours[line.group]])
+        for x, y in line.marks:
+            axes.plot([x], [y], color=INK, marker="x", markersize=7, markeredgewidth=1.8, zorder=5)
     for level, name in panel.levels:
         axes.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         axes.annotate(name, (1, level), xycoords=("axes fraction", "data"), fontsize=7.5, ha="right", va="bottom",
@@ -181,23 +222,26 @@ def _draw_panel(axes: Axes, panel: Panel, colours: Mapping[str, int]) -> None:
         axes.set_ylim(panel.y_range)
 
 
+def _draw_thin_lines(axes: Axes, lines: Sequence[Line], colours: Mapping[str, int]) -> None:
+    """Many lines, as one collection for each group."""
+    for group in dict.fromkeys(line.group for line in lines):
+        members = [line for line in lines if line.group == group]
+        colour = COLOURS[colours[group]]
+        paths = [list(zip(line.x, line.y, strict=True)) for line in members]
+        axes.add_collection(LineCollection(paths, colors=colour, linewidths=1.0, alpha=0.8))
+        dots = [point for line, path in zip(members, paths, strict=True) if line.dots for point in path]
+        axes.plot(*zip(*dots, strict=True), color=colour, linestyle="", marker="o", markersize=2.2) if dots else None
+    axes.autoscale_view()
+
+
 def _draw_line(axes: Axes, line: Line, colour: str) -> None:
-    axes.plot(
-        line.x,
-        line.y,
-        color=colour,
-        linewidth=1.0 if line.thin else 1.8,
-        alpha=0.8 if line.thin else 1.0,
-        marker="o" if line.dots else None,
-        markersize=2.5 if line.thin else 4,
-    )
+    marker = "o" if line.dots else None
+    axes.plot(line.x, line.y, color=colour, linewidth=1.8, marker=marker, markersize=4)
     if line.low is not None and line.high is not None:
         if line.dots:
             axes.vlines(line.x, line.low, line.high, color=colour, linewidth=1.2, alpha=0.7)
         else:
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
-    for x, y in line.marks:
-        axes.plot([x], [y], color=INK, marker="x", markersize=7, markeredgewidth=1.8, zorder=5)
 
 
 def _draw_forest(axes: Axes, panel: Forest, colours: Mapping[str, int]) -> None:
@@ -243,9 +287,9 @@ def _short(value: float, _: int) -> str:
 
 def _svg(canvas: Canvas) -> str:
     """The picture as an SVG element without a size of its own, and without ids that another picture would repeat."""
-    FigureCanvasSVG(canvas)
     file = io.StringIO()
-    canvas.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    canvas_of_svg: Any = FigureCanvasSVG(canvas)
+    canvas_of_svg.print_svg(file, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

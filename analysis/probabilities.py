@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import scipy.optimize
 import scipy.special
 
+from analysis.answer import LEVEL
 from study.records import Predictions
 
 Floats = npt.NDArray[np.float64]
@@ -68,10 +70,14 @@ def fit_temperature(predictions: Predictions) -> float:
     end of the bounds means that there is none within them.
     """
     logits, label = predictions.logits.astype(np.float64), predictions.label
-    centred = logits - logits[np.arange(len(label)), label][:, None]
+    own = np.arange(logits.shape[1]) == label[:, None]
+    # How far each other class is above the label's; with two classes there is one of them.
+    above = logits[~own].reshape(len(label), -1) - logits[own][:, None]
 
     def loss(log_temperature: float) -> float:
-        return float(scipy.special.logsumexp(centred * math.exp(-log_temperature), axis=1).mean())
+        scaled = above * math.exp(-log_temperature)
+        others = scaled[:, 0] if scaled.shape[1] == 1 else scipy.special.logsumexp(scaled, axis=1)
+        return float(np.logaddexp(0.0, others).mean())
 
     found = scipy.optimize.minimize_scalar(loss, bounds=LOG_TEMPERATURE, method="bounded", options={"xatol": 1e-4})
     return math.exp(float(found.x))
@@ -87,25 +93,32 @@ def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_], bins: in
 
 
 def calibration_error_interval(
-    scored: list[Scored], rng: np.random.Generator, *, draws: int = 200, level: float = 0.95
+    scored: Sequence[Scored], weights: Floats, rng: np.random.Generator, *, level: float = LEVEL
 ) -> tuple[float, float, float]:
     """The mean calibration error over seeds less its bias, and its pivotal bootstrap interval over seeds and examples.
 
-    A sample's calibration error is too large even for a calibrated model (Roelofs et al. 2022), and a resample's by
-    about as much again, which is what is taken off (Davison & Hinkley 1997, 2.1 and 5.2). None is below zero.
+    ``weights`` are those of :func:`analysis.statistics.example_weights`, ``[draws, examples]``. A sample's calibration
+    error is too large even for a calibrated model (Roelofs et al. 2022), and a resample's by about as much again, which
+    is what is taken off (Davison & Hinkley 1997, 2.1 and 5.2). None is below zero.
     """
-    confidence = np.stack([one.confidence for one in scored])
-    right = np.stack([one.right for one in scored])
-    seeds, examples = len(scored), confidence.shape[1]
-    value = float(np.mean([calibration_error(c, r) for c, r in zip(confidence, right, strict=True)]))
-    found = np.empty(draws)
-    for draw in range(draws):
-        chosen = rng.integers(0, examples, examples)
-        picked = rng.integers(0, seeds, seeds)
-        found[draw] = np.mean([calibration_error(confidence[seed, chosen], right[seed, chosen]) for seed in picked])
+    value = float(np.mean([calibration_error(one.confidence, one.right) for one in scored]))
+    by_seed = np.stack([_resampled_errors(one, weights) for one in scored], axis=1)
+    picked = rng.multinomial(len(scored), np.full(len(scored), 1 / len(scored)), size=len(weights)) / len(scored)
+    found = (picked * by_seed).sum(axis=1)
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     middle, bottom, top = (max(0.0, 2 * value - end) for end in (float(found.mean()), float(high), float(low)))
     return middle, bottom, top
+
+
+def _resampled_errors(scored: Scored, weights: Floats, bins: int = BINS) -> Floats:
+    """The calibration error in each resample: equal-mass bins are equal parts of the weights' sum."""
+    order = np.argsort(scored.confidence, kind="stable")
+    ordered = weights[:, order]
+    middles = np.cumsum(ordered, axis=1) - ordered / 2
+    rows = np.arange(len(weights))[:, None] * bins
+    places = rows + np.minimum((middles * bins).astype(np.int64), bins - 1)
+    sums = np.bincount(places.ravel(), weights=(ordered * scored.gap[order]).ravel(), minlength=bins * len(weights))
+    return np.asarray(abs(sums.reshape(len(weights), bins)).sum(axis=1), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

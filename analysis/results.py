@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 READERS = 4
 
 Floats = npt.NDArray[np.float64]
+History = tuple[Sequence[Record], Outcome | None]
 
 
 class ResultsError(ValueError):
@@ -103,7 +104,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Results:
-    """A study's results, in the plan's order. ``folder`` holds the predictions, read when they are asked for."""
+    """A study's results, in the plan's order.
+
+    ``folder`` holds the predictions, which are read when they are asked for and then kept in ``loaded``.
+    """
 
     plan: Plan
     manifest: Mapping[str, Any]
@@ -111,7 +115,7 @@ class Results:
     cells: tuple[CellResult, ...]
     runs: tuple[Run, ...]
     folder: StudyFolder
-    _predictions: dict[tuple[str, int, Split], Predictions | None] = field(default_factory=dict, repr=False)
+    loaded: dict[tuple[str, int, Split], Predictions | None] = field(default_factory=dict, repr=False)
     _scored: dict[tuple[str, int, Split], Scored | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -187,9 +191,9 @@ class Results:
     def predictions(self, trajectory: str, epoch: int, split: Split) -> Predictions | None:
         """The predictions of the checkpoint after ``epoch``, None where it was never the best so far."""
         key = (trajectory, epoch, split)
-        if key not in self._predictions:
-            self._predictions[key] = _in_order(self.folder.trajectory(trajectory).predictions(epoch, split))
-        return self._predictions[key]
+        if key not in self.loaded:
+            self.loaded[key] = _in_order(self.folder.trajectory(trajectory).predictions(epoch, split))
+        return self.loaded[key]
 
     def chosen_predictions(self, result: CellResult, split: Split) -> Predictions | None:
         """The predictions of a cell's chosen checkpoint."""
@@ -213,12 +217,12 @@ class Results:
             if result.chosen is not None:
                 for split in splits:
                     key = (result.cell.trajectory, result.chosen.epoch, split)
-                    if key not in self._predictions:
+                    if key not in self.loaded:
                         folder = self.folder.trajectory(result.cell.trajectory)
                         wanted[key] = folder.predictions_path(result.chosen.epoch, split)
         with ThreadPoolExecutor(READERS) as readers:
             for key, found in zip(wanted, readers.map(read_predictions, wanted.values()), strict=True):
-                self._predictions[key] = _in_order(found)
+                self.loaded[key] = _in_order(found)
 
     def cells_frame(self) -> pd.DataFrame:
         """One row a cell: its settings, its state, and the scores of its chosen checkpoint, for notebooks."""
@@ -256,7 +260,7 @@ def read(path: Path) -> Results:
         plan = from_json(values)
         space = (path / "space.yaml").read_text() if (path / "space.yaml").exists() else ""
         references = _references(space)
-        cells, runs = _read_trajectories(folder, plan)
+        cells, runs = assemble(plan, _histories(folder, plan))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         if isinstance(error, ResultsError):
             raise
@@ -264,14 +268,23 @@ def read(path: Path) -> Results:
     return Results(plan=plan, manifest=manifest, references=references, cells=cells, runs=runs, folder=folder)
 
 
-def _read_trajectories(folder: StudyFolder, plan: Plan) -> tuple[tuple[CellResult, ...], tuple[Run, ...]]:
-    by_id: dict[str, Cell] = {cell.id: cell for cell in plan.cells}
-    results: dict[str, CellResult] = {}
-    runs = []
+def _histories(folder: StudyFolder, plan: Plan) -> dict[str, History]:
+    found: dict[str, History] = {}
     for trajectory in plan.trajectories:
         records = folder.trajectory(trajectory.id)
         # The outcome is written after the history: read in the other order, a history might lack its end.
         outcome, history = records.outcome(), records.history()
+        found[trajectory.id] = (history, outcome)
+    return found
+
+
+def assemble(plan: Plan, histories: Mapping[str, History]) -> tuple[tuple[CellResult, ...], tuple[Run, ...]]:
+    """Every cell's result and every trajectory's run, from each trajectory's records and outcome."""
+    by_id: dict[str, Cell] = {cell.id: cell for cell in plan.cells}
+    results: dict[str, CellResult] = {}
+    runs = []
+    for trajectory in plan.trajectories:
+        history, outcome = histories[trajectory.id]
         epochs = [record for record in history if isinstance(record, Epoch)]
         for id_ in trajectory.cells:
             results[id_] = _cell(by_id[id_], trajectory, epochs, history, outcome)
@@ -288,7 +301,7 @@ def _read_trajectories(folder: StudyFolder, plan: Plan) -> tuple[tuple[CellResul
 
 
 def _cell(
-    cell: Cell, trajectory: Trajectory, epochs: list[Epoch], history: list[Record], outcome: Outcome | None
+    cell: Cell, trajectory: Trajectory, epochs: list[Epoch], history: Sequence[Record], outcome: Outcome | None
 ) -> CellResult:
     result = cell_result(cell, owner=trajectory.cells[0], epochs=epochs, outcome=outcome)
     if result.state == "planned" and history:

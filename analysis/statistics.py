@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,10 @@ def clopper_pearson(events: int, trials: int, level: float = LEVEL) -> Estimate:
     """A share with its exact interval (Clopper & Pearson 1934); ``seeds`` is the number of trials."""
     if trials == 0:
         return Estimate(value=math.nan, low=0.0, high=1.0, seeds=0)
-    interval = scipy.stats.binomtest(events, trials).proportion_ci(level, method="exact")
-    return Estimate(value=events / trials, low=float(interval.low), high=float(interval.high), seeds=trials)
+    tail = (1 - level) / 2
+    low = scipy.special.betaincinv(events, trials - events + 1, tail) if events else 0.0
+    high = scipy.special.betaincinv(events + 1, trials - events, 1 - tail) if events < trials else 1.0
+    return Estimate(value=events / trials, low=float(low), high=float(high), seeds=trials)
 
 
 def fisher_exact(first: tuple[int, int], second: tuple[int, int]) -> float:
@@ -177,6 +180,23 @@ def multibootstrap(strata: Sequence[Floats], weights: Floats, rng: np.random.Gen
     )
 
 
+def mean_over_seeds_and_examples(scores: Floats, level: float = LEVEL) -> Estimate:
+    """The mean of ``[seeds, examples]`` with the interval that :func:`multibootstrap` draws, in closed form.
+
+    The variance of the means over examples and of those over seeds are added (Owen 2007, "The pigeonhole bootstrap"),
+    and Student's t has Satterthwaite's (1946) degrees of freedom. None for one seed.
+    """
+    seeds, examples = scores.shape
+    value = float(scores.mean())
+    if seeds < 2:
+        return Estimate(value=value, seeds=seeds)
+    of_seeds = float(scores.mean(axis=1).var(ddof=1)) / seeds
+    total = of_seeds + float(scores.mean(axis=0).var(ddof=1)) / examples
+    df = (total / of_seeds) ** 2 * (seeds - 1) if of_seeds > 0 else math.inf
+    half = _t(df, level) * math.sqrt(total)
+    return Estimate(value=value, low=value - half, high=value + half, seeds=seeds)
+
+
 def interquartile_mean(values: Sequence[float]) -> float:
     """The mean of the middle half (Agarwal et al. 2021), NaN for nothing."""
     return float(scipy.stats.trim_mean(values, 0.25)) if len(values) else math.nan
@@ -244,11 +264,15 @@ def expected_best(validation: Sequence[float], scores: Sequence[float] | None = 
     found = np.asarray(validation, dtype=np.float64)
     order = np.argsort(found, kind="stable")
     wanted = (found if scores is None else np.asarray(scores, dtype=np.float64))[order]
-    n = len(found)
+    return np.asarray(_chances_of_best(len(found)) @ wanted, dtype=np.float64)
+
+
+@lru_cache(maxsize=8)
+def _chances_of_best(n: int) -> Floats:
+    """The chance that the i-th smallest of n is the best of a sample, ``[size of the sample, i]``."""
     below, size = np.arange(n)[None, :], np.arange(1, n + 1)[:, None]
-    # The i-th smallest is the best of a sample when the other size - 1 are among the i below it.
-    chances = np.exp(_log_comb(below, size - 1) - _log_comb(np.array(n), size))
-    return np.asarray(chances @ wanted, dtype=np.float64)
+    # It is when the sample's other members are among the i below it.
+    return np.asarray(np.exp(_log_comb(below, size - 1) - _log_comb(np.array(n), size)), dtype=np.float64)
 
 
 def spread_ratio(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> tuple[Estimate, float]:

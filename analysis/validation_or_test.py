@@ -29,6 +29,7 @@ from analysis.statistics import (
     MultiBootstrap,
     example_weights,
     mcnemar_exact,
+    mean_over_seeds_and_examples,
     multibootstrap,
 )
 from analysis.wording import count, difference, p_value, points
@@ -99,7 +100,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         estimate=pair.test.estimate(),
         estimated=f"test accuracy of {pair.first} less that of {pair.second}",
         seeds=seeds,
-        tables=[_table(pairs), _by_condition(results, groups, pairs, rng), _mcnemar(results, groups, pairs)],
+        tables=[_table(pairs), _by_condition(results, groups, pairs), _mcnemar(results, groups, pairs)],
         figures=_figures(pairs),
         methods=METHODS,
         caveats=_caveats(results, usable, pair, pairs),
@@ -203,12 +204,9 @@ def _table(pairs: Sequence[Pair]) -> Table:
     )
 
 
-def _by_condition(
-    results: Results, groups: Sequence[Stratum[Run]], pairs: Sequence[Pair], rng: np.random.Generator
-) -> Table:
+def _by_condition(results: Results, groups: Sequence[Stratum[Run]], pairs: Sequence[Pair]) -> Table:
     keys = [key for key in results.varying_trained if key not in ("seed", "model")]
     rows: list[tuple[Value, ...]] = []
-    weights = None
     for group in groups:
         for pair in pairs:
             found = [
@@ -216,11 +214,7 @@ def _by_condition(
             ]
             if not found[1]:
                 continue
-            if weights is None:
-                weights = [example_weights(one[0].shape[1], rng) for one in found]
-            estimates = [
-                multibootstrap(one, weight, rng).estimate() for one, weight in zip(found, weights, strict=True)
-            ]
+            estimates = [mean_over_seeds_and_examples(one[0]) for one in found]
             rows.append((words(group.settings, keys), f"{pair.first} less {pair.second}", len(found[1][0]), *estimates))
     return Table(
         title="The same by condition",
