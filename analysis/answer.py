@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 UNDETERMINED = "undetermined"
 LEVEL = 0.95
+MOST_BARS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,20 @@ class Forest:
     bars: Sequence[Bar]
     reference: float | None = None
     percent: bool = False
+
+
+def forests(title: str, x_label: str, bars: Sequence[Bar], *, percent: bool = False) -> list[Forest]:
+    """Bars in panels of at most :data:`MOST_BARS`, so that none is taller than a screen."""
+    parts = [bars[start : start + MOST_BARS] for start in range(0, len(bars), MOST_BARS)]
+    return [
+        Forest(
+            title=title if len(parts) == 1 else f"{title} ({i} of {len(parts)})",
+            x_label=x_label,
+            bars=part,
+            percent=percent,
+        )
+        for i, part in enumerate(parts, start=1)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Bar, Figure, Forest, Line, Panel, Table
+from analysis.answer import UNDETERMINED, Answer, Bar, Estimate, Figure, Line, Panel, Table, Value, forests
 from analysis.commands import SEEDS_TO_COUNT, go_on, more_seeds
 from analysis.comparison import most_seeds
 from analysis.conditions import schedule_keys, words
@@ -23,6 +23,7 @@ OVERFITTED = ("overfitting",)
 # More panels than this are no longer looked at one by one.
 MOST_PANELS = 12
 MOST_ROWS = 60
+MOST_BARS = 24
 
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
@@ -79,17 +80,25 @@ def _condition_keys(results: Results) -> list[str]:
     return [key for key in results.varying_trained if key != "seed"]
 
 
-def _by_condition(results: Results, ended: Sequence[Diagnosis]) -> Table:
+def _conditions(results: Results, ended: Sequence[Diagnosis]) -> list[tuple[str, list[Diagnosis]]]:
+    """The ended runs by condition, in the plan's order."""
     keys = _condition_keys(results)
     groups: dict[str, list[Diagnosis]] = {}
     for one in ended:
         groups.setdefault(words(one.run.settings, keys), []).append(one)
-    rows = []
-    for name, group in groups.items():
+    return list(groups.items())
+
+
+def _failure_rate(group: Sequence[Diagnosis]) -> Estimate:
+    return clopper_pearson(sum(one.failed for one in group), len(group))
+
+
+def _by_condition(results: Results, ended: Sequence[Diagnosis]) -> Table:
+    rows: list[tuple[Value, ...]] = []
+    for name, group in _conditions(results, ended):
         found = Counter(one.finding for one in group)
-        failed = sum(one.failed for one in group)
-        others = [f"{found[finding]} {finding}" for finding in found]
-        rows.append((name, len(group), failed, clopper_pearson(failed, len(group)), listed(others)))
+        told = [f"{found[finding]} {finding}" for finding in found]
+        rows.append((name, len(group), sum(one.failed for one in group), _failure_rate(group), listed(told)))
     return Table(
         title="Failures by condition",
         columns=("condition", "runs", "failed", "failure rate", "findings"),
@@ -192,14 +201,19 @@ def _figures(results: Results, diagnoses: Sequence[Diagnosis]) -> list[Figure]:
             ],
         )
     ]
-    rates = _by_condition(results, [one for one in diagnoses if one.run.ended]).rows
-    if rates:
-        bars = [Bar(label=str(row[0]), estimate=clopper_pearson(row[2], row[1]), group="failed") for row in rates[:40]]  # type: ignore[arg-type]
+    ended = [one for one in diagnoses if one.run.ended]
+    bars = [
+        Bar(label=name, estimate=_failure_rate(group), group="failed") for name, group in _conditions(results, ended)
+    ]
+    # Where there are very many conditions, those that failed most are what is looked for.
+    shown_bars = bars if len(bars) <= MOST_BARS else sorted(bars, key=lambda bar: -bar.estimate.value)[:MOST_BARS]
+    if bars:
+        left = f" The {MOST_BARS} highest of {len(bars):,} conditions." if len(bars) > MOST_BARS else ""
         figures.append(
             Figure(
                 name="failure-rates",
-                caption="Share of runs that failed, by condition, with Clopper-Pearson intervals.",
-                panels=[Forest(title="Failure rate", x_label="share of runs", bars=bars, percent=True)],
+                caption=f"Share of runs that failed, by condition, with Clopper-Pearson intervals.{left}",
+                panels=forests("Failure rate", "share of runs", shown_bars, percent=True),
             )
         )
     return figures

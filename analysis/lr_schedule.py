@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Bar, Command, Estimate, Figure, Forest, Table, Value
+from analysis.answer import UNDETERMINED, Answer, Bar, Command, Estimate, Figure, Table, Value, forests
 from analysis.commands import SEEDS_TO_COUNT, go_on, grow, more_seeds
 from analysis.comparison import (
     ended_runs,
@@ -217,7 +217,7 @@ def _shape(decaying: str, arms: EqualMean) -> str:
     gap = share_difference(arms.lowered.pair, arms.decayed.pair)
     if helped and gap.high < 2 * SAME_FAILURES:
         return (
-            f"its lower mean rate suffices, for only {arms.lowered.failed} of {arms.lowered.runs} failed at a "
+            f"its lower mean rate suffices, for {arms.lowered.failed} of {arms.lowered.runs} failed at a "
             f"constant rate "
             "of the same mean"
         )
@@ -335,6 +335,6 @@ def _figures(ended: Sequence[Run], diagnoses: dict[str, Diagnosis], results: Res
         Figure(
             name="failures-by-schedule",
             caption="Share of runs that failed under each schedule, with Clopper-Pearson intervals.",
-            panels=[Forest(title="Failure rate by schedule", x_label="share of runs", bars=bars[:40], percent=True)],
+            panels=forests("Failure rate by schedule", "share of runs", bars[:48], percent=True),
         )
     ]

@@ -67,6 +67,8 @@ def overview(results: Results) -> Overview:
             "by the "
             "chance of its own seed, which that interval does not know."
         )
+        sources = dict.fromkeys(r.source for one in main for r in results.references if r.matches(one.settings))
+        note += f" Published: {'; '.join(sources)}."
     rest = None
     if others:
         rest = _table("All conditions", conditions[:MOST_ROWS], results, [*shown, *others], published=False)
@@ -147,20 +149,19 @@ def _table(
     )
     formats: tuple[str, ...] = ("t", "t", "t", ".3", "%", "t")
     if published:
-        columns += ("published loss", "within ours", "published accuracy", "within ours", "source")
-        formats += (".3", "t", "%", "t", "t")
+        columns += ("published loss", "within ours", "published accuracy", "within ours")
+        formats += (".3", "t", "%", "t")
     return Table(title=title, columns=columns, formats=formats, rows=rows, note=note)
 
 
 def _beside(reference: PublishedResult | None, one: Condition) -> tuple[Value, ...]:
     if reference is None:
-        return None, "", None, "", ""
+        return None, "", None, ""
     return (
         reference.test_loss,
         _within(reference.test_loss, one.loss),
         reference.test_accuracy,
         _within(reference.test_accuracy, one.accuracy),
-        reference.source,
     )
 
 

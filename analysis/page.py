@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
-from analysis.answer import UNDETERMINED, Answer, Command, Figure
+from analysis.answer import UNDETERMINED, Answer, Command, Figure, Table
 from analysis.findings import Findings
 from analysis.plots import Drawn, distinct, for_page
 from analysis.results import Census, Results
@@ -15,6 +15,9 @@ from analysis.writing import evidence_in_words, html_table, html_text
 
 # Nothing may be fetched and nothing may run, whatever text a study holds.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+# A longer table is folded away.
+OPEN_ROWS = 16
 
 
 def page(findings: Findings, drawn: Mapping[str, Drawn]) -> str:
@@ -109,7 +112,6 @@ def _verdict(answer: Answer) -> str:
 
 def _section(name: str, answer: Answer, drawn: Mapping[str, Drawn]) -> str:
     evidence = evidence_in_words(answer)
-    first, rest = answer.tables[:1], answer.tables[1:]
     return "\n".join(
         [
             f'<section id="{name}"><h2>{html_text(answer.question)}</h2>',
@@ -117,13 +119,18 @@ def _section(name: str, answer: Answer, drawn: Mapping[str, Drawn]) -> str:
             f'<p class="evidence">{html_text(evidence)}</p>',
             _commands(answer.next_commands),
             *(_figure(figure, drawn[figure.name]) for figure in answer.figures),
-            *(html_table(table) for table in first),
-            *(_folded(table.title, html_table(table)) for table in rest),
+            *(_table(table, folded=bool(index)) for index, table in enumerate(answer.tables)),
             _list("What to keep in mind", answer.caveats),
             _folded("How this was found", _items(answer.methods)) if answer.methods else "",
             '<p class="back"><a href="#answers">all answers</a></p></section>',
         ]
     )
+
+
+def _table(table: Table, *, folded: bool) -> str:
+    """A table, folded away where it is long or not the section's first."""
+    shown = html_table(table)
+    return _folded(table.title, shown) if folded or len(table.rows) > OPEN_ROWS else shown
 
 
 def _figure(figure: Figure, drawn: Drawn) -> str:

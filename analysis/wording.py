@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from analysis.answer import LEVEL, Estimate
@@ -24,7 +25,9 @@ def number(value: float, form: str = ".3f") -> str:
 
 
 def minus(written: str) -> str:
-    """A written number with a minus sign in place of a hyphen, but for an exponent's."""
+    """A written number with a minus sign in place of a hyphen (but for an exponent's), and no sign before a zero."""
+    if re.match(r"[+-]0(\.0*)?(?![\d.])", written):
+        return written[1:]
     return written.replace("-", "−", 1) if written.startswith("-") else written
 
 
