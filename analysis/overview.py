@@ -57,7 +57,7 @@ def overview(results: Results) -> Overview:
     note = (
         "Test scores of the checkpoints that validation chose, over all complete seeds, failed ones included. "
         "Intervals are "
-        "over seeds and test examples (Owen 2007); with one seed there is none."
+        "over seeds and test examples (Cameron, Gelbach & Miller 2011); with one seed there is none."
     )
     if others:
         note += f" Here at {at}; all conditions are in the table that follows."

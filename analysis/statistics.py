@@ -151,7 +151,9 @@ def multibootstrap(strata: Sequence[Floats], weights: Floats, rng: np.random.Gen
     Each stratum is ``[seeds, examples]``; for a paired comparison it holds the differences between two models that
     share seeds and examples. Examples are resampled alike in all strata (``weights``, see :func:`example_weights`),
     seeds within each stratum. The seeds' deviations are stretched by sqrt(s / (s - 1)), without which a bootstrap of
-    few seeds is too sure (Rao & Wu 1988), and the interval is Student's t with Satterthwaite's degrees of freedom.
+    few seeds is too sure (Rao & Wu 1988); the variance that seeds and examples have in common, which both resamplings
+    hold, is taken off once (Cameron, Gelbach & Miller 2011). The interval is Student's t with Satterthwaite's degrees
+    of freedom.
     """
     strata = _with_spread(strata)
     draws = np.zeros(len(weights))
@@ -165,33 +167,34 @@ def multibootstrap(strata: Sequence[Floats], weights: Floats, rng: np.random.Gen
             draws += math.sqrt(seeds / (seeds - 1)) * (picked * (by_seed - middle[:, None])).sum(axis=1)
     draws /= len(strata)
     means = [scores.mean(axis=1) for scores in strata]
+    value = float(np.mean([mean.mean() for mean in means]))
     variances, df = _seed_variances(means)
-    seed_part, total = float(variances.sum()) / len(strata) ** 2, float(draws.var(ddof=1))
+    seed_part, drawn = float(variances.sum()) / len(strata) ** 2, float(draws.var(ddof=1))
+    if df:
+        # What a seed and an example do together is in both resamplings, and must count once.
+        total = max(drawn - sum(map(_interaction, strata)) / len(strata) ** 2, seed_part)
+        draws = value + (draws - value) * (math.sqrt(total / drawn) if drawn > 0 else 1.0)
     if df and seed_part > 0:
         # Satterthwaite's: the examples' part of the variance is known as well as there are examples.
-        df = max(1.0, total / seed_part) ** 2 * _satterthwaite(variances, means)
+        df = (total / seed_part) ** 2 * _satterthwaite(variances, means)
     elif df:
         df = math.inf
-    return MultiBootstrap(
-        value=float(np.mean([mean.mean() for mean in means])),
-        draws=draws,
-        degrees_of_freedom=df,
-        seeds=min(map(len, strata)),
-    )
+    return MultiBootstrap(value=value, draws=draws, degrees_of_freedom=df, seeds=min(map(len, strata)))
 
 
 def mean_over_seeds_and_examples(scores: Floats, level: float = LEVEL) -> Estimate:
     """The mean of ``[seeds, examples]`` with the interval that :func:`multibootstrap` draws, in closed form.
 
-    The variance of the means over examples and of those over seeds are added (Owen 2007, "The pigeonhole bootstrap"),
-    and Student's t has Satterthwaite's (1946) degrees of freedom. None for one seed.
+    The variances of the means over examples and of those over seeds are added, less what is in both (Cameron, Gelbach
+    & Miller 2011), and Student's t has Satterthwaite's (1946) degrees of freedom. None for one seed.
     """
     seeds, examples = scores.shape
     value = float(scores.mean())
     if seeds < 2:
         return Estimate(value=value, seeds=seeds)
     of_seeds = float(scores.mean(axis=1).var(ddof=1)) / seeds
-    total = of_seeds + float(scores.mean(axis=0).var(ddof=1)) / examples
+    of_examples = float(scores.mean(axis=0).var(ddof=1)) / examples
+    total = max(of_seeds + of_examples - _interaction(scores), of_seeds)
     df = (total / of_seeds) ** 2 * (seeds - 1) if of_seeds > 0 else math.inf
     half = _t(df, level) * math.sqrt(total)
     return Estimate(value=value, low=value - half, high=value + half, seeds=seeds)
@@ -312,6 +315,15 @@ def _log_comb(n: npt.NDArray[np.int64], k: npt.NDArray[np.int64]) -> Floats:
         - scipy.special.gammaln(np.maximum(n - k, 0) + 1.0)
     )
     return np.asarray(np.where(k > n, -np.inf, logs), dtype=np.float64)
+
+
+def _interaction(scores: Floats) -> float:
+    """The part of the variance of the mean of ``[seeds, examples]`` that is neither's alone; 0 for one seed."""
+    seeds, examples = scores.shape
+    if seeds < 2:
+        return 0.0
+    rest = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
+    return float((rest**2).sum()) / ((seeds - 1) * (examples - 1)) / (seeds * examples)
 
 
 def _with_spread(strata: Sequence[Floats]) -> Sequence[Floats]:
