@@ -323,7 +323,7 @@ def _interaction(scores: Floats) -> float:
     if seeds < 2:
         return 0.0
     rest = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
-    return float((rest**2).sum()) / ((seeds - 1) * (examples - 1)) / (seeds * examples)
+    return float((rest**2).sum() / ((seeds - 1) * (examples - 1) * seeds * examples))
 
 
 def _with_spread(strata: Sequence[Floats]) -> Sequence[Floats]:
