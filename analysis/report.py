@@ -40,6 +40,14 @@ def write_report(results: Results, out: Path) -> Path:
     return out / "report.html"
 
 
+def write_report_of(folder: Path) -> Path:
+    """Write the report of the study in ``folder`` into it; returns the page's path.
+
+    Raises ResultsError where there is no study, OSError where nothing can be written.
+    """
+    return write_report(read(folder), folder)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
