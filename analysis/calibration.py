@@ -33,7 +33,7 @@ from analysis.statistics import (
 from analysis.wording import count, difference, number, plain
 
 QUESTION = "Why does test loss rise with accuracy: is the model over- or under-confident?"
-MOST_ROWS = 24
+MOST_ROWS = 16
 # Resamples of a calibration error, whose interval needs fewer than a test does.
 ECE_DRAWS = 100
 MOST_PANELS = 8
@@ -102,7 +102,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     gaps = [mean_over_seeds_and_examples(group.gaps) for group in groups]
     temperature = _temperature(groups)
     seeds = most_seeds(usable)
-    verdict, sentence = _verdict(gap, temperature, seeds)
+    verdict, sentence = _verdict(gap, gaps, temperature, seeds)
     trade, traded = _by_loss_or_accuracy(usable)
     return Answer(
         question=QUESTION,
@@ -148,13 +148,16 @@ def _temperature(groups: Sequence[Group]) -> Estimate:
     return Estimate(value=math.exp(log.value), low=math.exp(log.low), high=math.exp(log.high), seeds=log.seeds)
 
 
-def _verdict(gap: Estimate, temperature: Estimate, seeds: int) -> tuple[str, str]:
+def _verdict(gap: Estimate, gaps: Sequence[Estimate], temperature: Estimate, seeds: int) -> tuple[str, str]:
     told = (
         f"confidence on test differs from accuracy by {difference(gap)}, and the temperature fitted on validation is "
         f"{plain(temperature, '.2f')}"
     )
     if seeds < 2:
         return UNDETERMINED, f"With one seed of each condition, {told}: no spread, no verdict."
+    over, under = sum(one.low > 0 for one in gaps), sum(one.high < 0 for one in gaps)
+    if len(gaps) > 1:
+        told += f"; by themselves {over} of {len(gaps)} conditions are over-confident and {under} under-confident"
     if gap.low > 0:
         return "over-confident", f"The models are over-confident: {told}."
     if gap.high < 0:

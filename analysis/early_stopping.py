@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -187,6 +188,13 @@ def _next(results: Results, verdict: str) -> list[Command]:
     return [*commands, more_seeds(results, "narrows what each rule costs")]
 
 
+def _range(rules: Sequence[Rule]) -> tuple[float, float]:
+    """Of accuracy lost: all intervals, and what is accepted on either side of nothing."""
+    bounds = [b for rule in rules for b in (rule.lost.value, rule.lost.low, rule.lost.high) if math.isfinite(b)]
+    low, high = min([-ACCEPTED_LOSS, *bounds]), max([2 * ACCEPTED_LOSS, *bounds])
+    return low - 0.05 * (high - low), high + 0.05 * (high - low)
+
+
 def _figures(rules: Sequence[Rule]) -> list[Figure]:
     lines = []
     for metric in METRICS:
@@ -206,7 +214,8 @@ def _figures(rules: Sequence[Rule]) -> list[Figure]:
         x_label="share of epochs saved",
         y_label="test accuracy lost",
         lines=lines,
-        levels=[(0.0, "nothing lost"), (ACCEPTED_LOSS, "accepted")],
+        levels=[(0.0, ""), (ACCEPTED_LOSS, "accepted")],
+        y_range=_range(rules),
         percent_y=True,
         percent_x=True,
     )

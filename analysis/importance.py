@@ -94,7 +94,7 @@ def _anova(runs: Sequence[Run], keys: Sequence[str]) -> Importance:
     table = Table(
         title="Which settings matter: analysis of variance of validation accuracy",
         columns=("setting", "degrees of freedom", "share of variance", "p"),
-        formats=("t", "n", "%", ".3"),
+        formats=("t", "n", "%", "p"),
         rows=rows[:MOST_ROWS],
         note="All ended runs, failures included: a setting that makes runs fail matters much.",
     )

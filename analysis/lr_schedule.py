@@ -241,7 +241,7 @@ def _table(groups: Sequence[Stratum[Run]], diagnoses: dict[str, Diagnosis]) -> T
     return Table(
         title="Failures by schedule, other settings equal",
         columns=("condition", "schedule", f"failed, {BASELINE}", "failed, schedule", "Fisher's p"),
-        formats=("t", "t", "t", "t", ".3"),
+        formats=("t", "t", "t", "t", "p"),
         rows=rows[:60],
         note=f"{len(rows) - 60:,} more rows are not shown." if len(rows) > 60 else "",
     )
@@ -273,7 +273,7 @@ def _accuracy(results: Results, decaying: str, rng: np.random.Generator) -> tupl
     table = Table(
         title="Test accuracy among runs that learned",
         columns=("difference", "conditions", "pairs of runs", "accuracy", "p"),
-        formats=("t", "n", "n", "+%", ".3"),
+        formats=("t", "n", "n", "+%", "p"),
         rows=[row],
     )
     return [table], gain

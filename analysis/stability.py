@@ -202,7 +202,7 @@ def _by_pair(pairs: Sequence[Pair], rng: np.random.Generator) -> Table:
     return Table(
         title="Every two models, over the conditions that both have",
         columns=("models", "failure rate, first less second", "p", "spread, first / second", "p", "first beats second"),
-        formats=("t", "+%", ".3", ".2", ".3", "%"),
+        formats=("t", "+%", "p", ".2", "p", "%"),
         rows=rows,
     )
 

@@ -227,7 +227,7 @@ def _next(results: Results, verdict: str, budget: int, seeds: int) -> list[Comma
 
 def _figures(results: Results, trials: dict[str, list[Run]], rng: np.random.Generator) -> list[Figure]:
     panels = []
-    for split, y_label in (("validation", "expected best validation accuracy"), ("test", "its test accuracy")):
+    for split, y_label in (("validation", "expected validation accuracy"), ("test", "its test accuracy")):
         lines = []
         for name, runs in trials.items():
             validation = np.array([_score(results, run) for run in runs])

@@ -196,7 +196,7 @@ def _table(pairs: Sequence[Pair]) -> Table:
             "smallest that can be shown",
             "validation less test",
         ),
-        formats=("t", "n", "+%", "+%", "+.3", ".3", "%", "+%"),
+        formats=("t", "n", "+%", "+%", "+.3", "p", "+%", "+%"),
         rows=rows,
         note="p without correction for the number of pairs; the verdict corrects (Bonferroni)."
         if len(pairs) > 1
@@ -243,7 +243,7 @@ def _mcnemar(results: Results, groups: Sequence[Stratum[Run]], pairs: Sequence[P
     return Table(
         title="McNemar's exact test for each seed, on test",
         columns=("condition", "models", "seed", "only the first right", "only the second right", "p"),
-        formats=("t", "t", "n", "n", "n", ".3"),
+        formats=("t", "t", "n", "n", "n", "p"),
         rows=rows[:MOST_ROWS],
         note=f"{len(rows) - MOST_ROWS:,} more rows are not shown." if len(rows) > MOST_ROWS else "",
     )

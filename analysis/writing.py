@@ -17,10 +17,14 @@ def number(value: float, form: str) -> str:
     """A number in a table's format (see :class:`analysis.answer.Table`)."""
     if not math.isfinite(value):
         return NOTHING
+    if form == "+%":
+        return minus(f"{100 * value:+.1f} pts")
+    if form == "p":
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
     sign = "+" if form.startswith("+") else ""
     form = form.removeprefix("+")
     if form == "%":
-        return minus(f"{100 * value:{sign}.1f} %")
+        return minus(f"{100 * value:.1f} %")
     if form == "n":
         return f"{int(value):,}"
     if form.startswith("."):
@@ -32,7 +36,7 @@ def interval(estimate: Estimate, form: str) -> str:
     """An estimate's bounds in brackets, in the estimate's unit; empty where there are none."""
     if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
         return ""
-    low, high = (number(bound, form).removesuffix(" %") for bound in (estimate.low, estimate.high))
+    low, high = (number(bound, form).removesuffix(" %").removesuffix(" pts") for bound in (estimate.low, estimate.high))
     return f"[{low}, {high}]"
 
 
