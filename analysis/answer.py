@@ -36,8 +36,8 @@ Value = str | int | float | Estimate | None
 class Table:
     """Rows of values under ``columns``; ``formats`` says how each column's numbers are written.
 
-    ``%`` percent with one decimal, ``+%`` a difference in percentage points, ``p`` a p-value, ``n`` a plain count, ``.3``
-    three decimals, ``+.3`` the same with a sign, ``g`` as short as it goes, and ``t`` text.
+    ``%`` percent with one decimal, ``+%`` a difference in percentage points, ``p`` a p-value, ``n`` a plain count,
+    ``.3`` three decimals, ``+.3`` the same with a sign, ``g`` as short as it goes, and ``t`` text.
     """
 
     title: str

@@ -12,6 +12,7 @@ from analysis.answer import UNDETERMINED, Answer, Estimate, Figure, Line, Panel,
 from analysis.commands import go_on, more_seeds
 from analysis.comparison import EQUIVALENCE, most_seeds, read_test_scores, usable_runs
 from analysis.conditions import schedule_keys, words
+from analysis.multibootstrap import example_weights, mean_over_seeds_and_examples, multibootstrap
 from analysis.probabilities import (
     BINS,
     Scored,
@@ -22,14 +23,7 @@ from analysis.probabilities import (
     score,
 )
 from analysis.results import Floats, Results, Run
-from analysis.statistics import (
-    clopper_pearson,
-    example_weights,
-    mean_over_seeds,
-    mean_over_seeds_and_examples,
-    mean_over_strata,
-    multibootstrap,
-)
+from analysis.statistics import clopper_pearson, mean_over_seeds, mean_over_strata
 from analysis.wording import count, difference, number, plain
 
 QUESTION = "Why does test loss rise with accuracy: is the model over- or under-confident?"

@@ -20,8 +20,9 @@ from analysis.comparison import (
 )
 from analysis.conditions import Stratum, schedule_keys, words
 from analysis.diagnosis import Diagnosis, diagnose, mean_rate
+from analysis.multibootstrap import example_weights, multibootstrap
 from analysis.results import Results, Run
-from analysis.statistics import clopper_pearson, example_weights, fisher_exact, multibootstrap, share_difference
+from analysis.statistics import clopper_pearson, fisher_exact, share_difference
 from analysis.wording import count, difference, p_value, percent
 
 QUESTION = "Does the learning-rate schedule prevent failures: its shape, or its lower mean rate?"

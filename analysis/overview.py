@@ -11,8 +11,9 @@ import numpy as np
 from analysis.answer import Estimate, Table, Value
 from analysis.conditions import key_of, schedule_keys, words
 from analysis.diagnosis import learned_threshold
+from analysis.multibootstrap import mean_over_seeds_and_examples
 from analysis.results import PublishedResult, Results
-from analysis.statistics import mean_over_seeds, mean_over_seeds_and_examples
+from analysis.statistics import mean_over_seeds
 from study.cells import CellResult
 from study.plan import SettingValues, label
 

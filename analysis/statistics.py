@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -68,7 +67,7 @@ def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
     assert np.isfinite(sample).all()
     if len(sample) < 2:
         return Estimate(value=float(sample.mean()) if len(sample) else math.nan, seeds=len(sample))
-    half = _t(len(sample) - 1, level) * sample.std(ddof=1) / math.sqrt(len(sample))
+    half = student_t(len(sample) - 1, level) * sample.std(ddof=1) / math.sqrt(len(sample))
     return Estimate(value=float(sample.mean()), low=sample.mean() - half, high=sample.mean() + half, seeds=len(sample))
 
 
@@ -78,53 +77,17 @@ def mean_over_strata(strata: Sequence[Sequence[float]], level: float = LEVEL) ->
     Student's t with Satterthwaite's (1946) degrees of freedom. Where a stratum has several seeds, those of one are left
     out, because nothing is known of their spread.
     """
-    samples = _with_spread([np.asarray(values, dtype=np.float64) for values in strata if len(values)])
+    samples = with_spread([np.asarray(values, dtype=np.float64) for values in strata if len(values)])
     if not samples:
         return Estimate(value=math.nan)
     value = float(np.mean([sample.mean() for sample in samples]))
-    variances, df = _seed_variances(samples)
+    variances, df = seed_variances(samples)
     seeds = min(len(sample) for sample in samples)
     if df == 0:
         return Estimate(value=value, seeds=seeds)
     error = math.sqrt(float(variances.sum())) / len(samples)
-    half = _t(_satterthwaite(variances, samples), level) * error
+    half = student_t(satterthwaite(variances, samples), level) * error
     return Estimate(value=value, low=value - half, high=value + half, seeds=seeds)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MultiBootstrap:
-    """Draws of a mean over strata, seeds and examples (see :func:`multibootstrap`), and what an interval needs."""
-
-    value: float
-    draws: Floats
-    degrees_of_freedom: float
-    seeds: int
-
-    def estimate(self, level: float = LEVEL) -> Estimate:
-        """The mean with a t interval; none for one seed, whose spread is not known."""
-        if self.degrees_of_freedom == 0:
-            return Estimate(value=self.value, seeds=self.seeds)
-        half = _t(self.degrees_of_freedom, level) * self.standard_error
-        return Estimate(value=self.value, low=self.value - half, high=self.value + half, seeds=self.seeds)
-
-    @property
-    def standard_error(self) -> float:
-        """The draws' standard deviation."""
-        return float(self.draws.std(ddof=1))
-
-    @property
-    def p_value(self) -> float:
-        """Two-sided, that the mean is zero; NaN for one seed."""
-        if self.degrees_of_freedom == 0:
-            return math.nan
-        if self.standard_error == 0:
-            return 1.0 if self.value == 0 else 0.0
-        return float(2 * scipy.stats.t.sf(abs(self.value) / self.standard_error, self.degrees_of_freedom))
-
-    @property
-    def detectable(self) -> float:
-        """The smallest true mean that this design finds with probability :data:`POWER` (Cohen 1988)."""
-        return minimal_detectable_difference(self.standard_error, self.degrees_of_freedom)
 
 
 def minimal_detectable_difference(standard_error: float, degrees_of_freedom: float, level: float = LEVEL) -> float:
@@ -134,70 +97,7 @@ def minimal_detectable_difference(standard_error: float, degrees_of_freedom: flo
     """
     if degrees_of_freedom == 0:
         return math.nan
-    return standard_error * (_t(degrees_of_freedom, level) + float(scipy.stats.t.ppf(POWER, degrees_of_freedom)))
-
-
-def example_weights(examples: int, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
-    """How often each example is in each resample: ``[draws, examples]``, to be shared by what has the same examples."""
-    chosen = rng.integers(0, examples, size=(draws, examples))
-    rows = chosen + np.arange(draws)[:, None] * examples
-    counts = np.bincount(rows.ravel(), minlength=draws * examples)
-    return counts.reshape(draws, examples).astype(np.float64) / examples
-
-
-def multibootstrap(strata: Sequence[Floats], weights: Floats, rng: np.random.Generator) -> MultiBootstrap:
-    """Bootstrap over seeds and examples at once (Sellam et al. 2022, "The MultiBERTs"), for means of scores.
-
-    Each stratum is ``[seeds, examples]``; for a paired comparison it holds the differences between two models that
-    share seeds and examples. Examples are resampled alike in all strata (``weights``, see :func:`example_weights`),
-    seeds within each stratum. The seeds' deviations are stretched by sqrt(s / (s - 1)), without which a bootstrap of
-    few seeds is too sure (Rao & Wu 1988); the variance that seeds and examples have in common, which both resamplings
-    hold, is taken off once (Cameron, Gelbach & Miller 2011). The interval is Student's t with Satterthwaite's degrees
-    of freedom.
-    """
-    strata = _with_spread(strata)
-    draws = np.zeros(len(weights))
-    for scores in strata:
-        seeds = len(scores)
-        by_seed = weights @ scores.T  # [draws, seeds]
-        middle = by_seed.mean(axis=1)
-        draws += middle
-        if seeds > 1:
-            picked = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(weights)) / seeds
-            draws += math.sqrt(seeds / (seeds - 1)) * (picked * (by_seed - middle[:, None])).sum(axis=1)
-    draws /= len(strata)
-    means = [scores.mean(axis=1) for scores in strata]
-    value = float(np.mean([mean.mean() for mean in means]))
-    variances, df = _seed_variances(means)
-    seed_part, drawn = float(variances.sum()) / len(strata) ** 2, float(draws.var(ddof=1))
-    if df:
-        # What a seed and an example do together is in both resamplings, and must count once.
-        total = max(drawn - sum(map(_interaction, strata)) / len(strata) ** 2, seed_part)
-        draws = value + (draws - value) * (math.sqrt(total / drawn) if drawn > 0 else 1.0)
-    if df and seed_part > 0:
-        # Satterthwaite's: the examples' part of the variance is known as well as there are examples.
-        df = (total / seed_part) ** 2 * _satterthwaite(variances, means)
-    elif df:
-        df = math.inf
-    return MultiBootstrap(value=value, draws=draws, degrees_of_freedom=df, seeds=min(map(len, strata)))
-
-
-def mean_over_seeds_and_examples(scores: Floats, level: float = LEVEL) -> Estimate:
-    """The mean of ``[seeds, examples]`` with the interval that :func:`multibootstrap` draws, in closed form.
-
-    The variances of the means over examples and of those over seeds are added, less what is in both (Cameron, Gelbach
-    & Miller 2011), and Student's t has Satterthwaite's (1946) degrees of freedom. None for one seed.
-    """
-    seeds, examples = scores.shape
-    value = float(scores.mean())
-    if seeds < 2:
-        return Estimate(value=value, seeds=seeds)
-    of_seeds = float(scores.mean(axis=1).var(ddof=1)) / seeds
-    of_examples = float(scores.mean(axis=0).var(ddof=1)) / examples
-    total = max(of_seeds + of_examples - _interaction(scores), of_seeds)
-    df = (total / of_seeds) ** 2 * (seeds - 1) if of_seeds > 0 else math.inf
-    half = _t(df, level) * math.sqrt(total)
-    return Estimate(value=value, low=value - half, high=value + half, seeds=seeds)
+    return standard_error * (student_t(degrees_of_freedom, level) + float(scipy.stats.t.ppf(POWER, degrees_of_freedom)))
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
@@ -317,32 +217,25 @@ def _log_comb(n: npt.NDArray[np.int64], k: npt.NDArray[np.int64]) -> Floats:
     return np.asarray(np.where(k > n, -np.inf, logs), dtype=np.float64)
 
 
-def _interaction(scores: Floats) -> float:
-    """The part of the variance of the mean of ``[seeds, examples]`` that is neither's alone; 0 for one seed."""
-    seeds, examples = scores.shape
-    if seeds < 2:
-        return 0.0
-    rest = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
-    return float((rest**2).sum() / ((seeds - 1) * (examples - 1) * seeds * examples))
-
-
-def _with_spread(strata: Sequence[Floats]) -> Sequence[Floats]:
+def with_spread(strata: Sequence[Floats]) -> Sequence[Floats]:
     """The strata of several seeds; all of them where none has several."""
     return [seeds for seeds in strata if len(seeds) > 1] or strata
 
 
-def _seed_variances(samples: Sequence[Floats]) -> tuple[Floats, float]:
+def seed_variances(samples: Sequence[Floats]) -> tuple[Floats, float]:
     """Each sample's variance of its mean, and the degrees of freedom in all; zeros where every sample is one seed."""
     df = float(sum(len(sample) - 1 for sample in samples))
     return np.array([sample.var(ddof=1) / len(sample) if df else 0.0 for sample in samples]), df
 
 
-def _satterthwaite(variances: Floats, samples: Sequence[Floats]) -> float:
+def satterthwaite(variances: Floats, samples: Sequence[Floats]) -> float:
+    """The degrees of freedom of the sum of independent variances of means (Satterthwaite 1946)."""
     parts = float(sum(v**2 / (len(sample) - 1) for v, sample in zip(variances, samples, strict=True)))
     return float(variances.sum()) ** 2 / parts if parts > 0 else float(sum(len(sample) - 1 for sample in samples))
 
 
-def _t(degrees_of_freedom: float, level: float) -> float:
+def student_t(degrees_of_freedom: float, level: float) -> float:
+    """Half the width, in standard errors, of a two-sided t interval; the normal one's for infinitely many degrees."""
     if math.isinf(degrees_of_freedom):
         return float(scipy.stats.norm.ppf((1 + level) / 2))
     return float(scipy.stats.t.ppf((1 + level) / 2, degrees_of_freedom))

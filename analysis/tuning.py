@@ -13,8 +13,9 @@ from analysis.commands import go_on, grow, more_seeds
 from analysis.comparison import EQUIVALENCE, ended_runs, model_names, most_seeds, read_test_scores, right
 from analysis.conditions import key_of, words
 from analysis.importance import importance
+from analysis.multibootstrap import MultiBootstrap, example_weights, multibootstrap
 from analysis.results import Floats, Results, Run
-from analysis.statistics import MultiBootstrap, example_weights, expected_best, multibootstrap
+from analysis.statistics import expected_best
 from analysis.wording import count, difference, p_value, points
 from study.plan import label
 

@@ -24,14 +24,9 @@ from analysis.comparison import (
     usable_runs,
 )
 from analysis.conditions import Stratum, words
+from analysis.multibootstrap import MultiBootstrap, example_weights, mean_over_seeds_and_examples, multibootstrap
 from analysis.results import Floats, Results, Run
-from analysis.statistics import (
-    MultiBootstrap,
-    example_weights,
-    mcnemar_exact,
-    mean_over_seeds_and_examples,
-    multibootstrap,
-)
+from analysis.statistics import mcnemar_exact
 from analysis.wording import count, difference, p_value, points
 
 QUESTION = "Validation favours one model, test the other: which is right?"

@@ -8,7 +8,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 from analysis import probabilities
-from analysis.statistics import example_weights
+from analysis.multibootstrap import example_weights
 from study.records import Predictions
 
 

@@ -9,7 +9,7 @@ import scipy.stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis import statistics
+from analysis import multibootstrap, statistics
 
 
 @pytest.mark.parametrize(("events", "trials"), [(0, 5), (5, 5), (3, 10), (1, 1), (0, 1), (17, 320)])
@@ -75,8 +75,8 @@ def crossed(rng: np.random.Generator, seeds: int, examples: int, mean: float = 0
 def test_the_multibootstrap_agrees_with_its_closed_form() -> None:
     rng = np.random.default_rng(1)
     scores = crossed(rng, 6, 800)
-    drawn = statistics.multibootstrap([scores], statistics.example_weights(800, rng, 4_000), rng).estimate()
-    closed = statistics.mean_over_seeds_and_examples(scores)
+    drawn = multibootstrap.multibootstrap([scores], multibootstrap.example_weights(800, rng, 4_000), rng).estimate()
+    closed = multibootstrap.mean_over_seeds_and_examples(scores)
     assert drawn.value == pytest.approx(closed.value)
     assert drawn.high - drawn.low == pytest.approx(closed.high - closed.low, rel=0.08)
 
@@ -84,7 +84,7 @@ def test_the_multibootstrap_agrees_with_its_closed_form() -> None:
 def test_the_multibootstrap_of_no_spread_over_seeds_is_the_examples_standard_error() -> None:
     rng = np.random.default_rng(2)
     scores = np.tile(rng.normal(size=1_000), (3, 1))
-    found = statistics.multibootstrap([scores], statistics.example_weights(1_000, rng, 4_000), rng)
+    found = multibootstrap.multibootstrap([scores], multibootstrap.example_weights(1_000, rng, 4_000), rng)
     assert found.standard_error == pytest.approx(scores[0].std() / math.sqrt(1_000), rel=0.05)
 
 
@@ -92,10 +92,10 @@ def test_the_multibootstrap_of_no_spread_over_seeds_is_the_examples_standard_err
 def test_the_multibootstrap_covers_the_truth_as_often_as_it_says(seeds: int) -> None:
     rng = np.random.default_rng(seeds)
     studies = 400
-    weights = statistics.example_weights(200, rng, 300)
+    weights = multibootstrap.example_weights(200, rng, 300)
     covered = 0
     for _ in range(studies):
-        found = statistics.multibootstrap([crossed(rng, seeds, 200, mean=0.1)], weights, rng).estimate()
+        found = multibootstrap.multibootstrap([crossed(rng, seeds, 200, mean=0.1)], weights, rng).estimate()
         covered += found.low <= 0.1 <= found.high
     # Two seeds say little of their spread, and Satterthwaite's approximation then errs to the wide side.
     least, most = scipy.stats.binom.ppf([1e-4, 1 - 1e-4], studies, 0.95)
@@ -105,11 +105,11 @@ def test_the_multibootstrap_covers_the_truth_as_often_as_it_says(seeds: int) -> 
 def test_one_seed_has_no_interval_anywhere() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(1, 50))
-    found = statistics.multibootstrap([scores], statistics.example_weights(50, rng), rng)
+    found = multibootstrap.multibootstrap([scores], multibootstrap.example_weights(50, rng), rng)
     assert math.isnan(found.estimate().low)
     assert math.isnan(found.p_value)
     assert math.isnan(found.detectable)
-    assert math.isnan(statistics.mean_over_seeds_and_examples(scores).low)
+    assert math.isnan(multibootstrap.mean_over_seeds_and_examples(scores).low)
     assert math.isnan(statistics.stratified_bootstrap([[0.9], [0.8]], rng).low)
 
 
