@@ -192,35 +192,31 @@ def _rising(groups: Sequence[Group]) -> str:
     )
 
 
+def _row(group: Group, gap: Estimate, weights: Floats, rng: np.random.Generator) -> tuple[Value, ...]:
+    scored = group.scored
+    ece, low, high = calibration_error_interval(scored, weights[:ECE_DRAWS], rng)
+    right = [float(one.nll[one.right].mean()) for one in scored if one.right.any()]
+    wrong = [float(one.nll[~one.right].mean()) for one in scored if not one.right.all()]
+    log = mean_over_seeds([math.log(t) for t in group.temperatures])
+    return (
+        group.name,
+        len(scored),
+        float(np.mean([one.right.mean() for one in scored])),
+        float(np.mean([one.confidence.mean() for one in scored])),
+        gap,
+        Estimate(value=ece, low=low, high=high, seeds=len(scored)),
+        float(np.mean([calibration_error(one.confidence, one.right) for one in scored])),
+        float(np.mean([one.brier.mean() for one in scored])),
+        mean_over_seeds([float(one.nll.mean()) for one in scored]),
+        float(np.mean(right)) if right else None,
+        float(np.mean(wrong)) if wrong else None,
+        Estimate(value=math.exp(log.value), low=math.exp(log.low), high=math.exp(log.high), seeds=log.seeds),
+        float(np.mean(group.scaled_nll)),
+    )
+
+
 def _table(groups: Sequence[Group], gaps: Sequence[Estimate], weights: Floats, rng: np.random.Generator) -> Table:
-    rows: list[tuple[Value, ...]] = []
-    for group, gap in list(zip(groups, gaps, strict=True))[:MOST_ROWS]:
-        scored = group.scored
-        ece, low, high = calibration_error_interval(scored, weights[:ECE_DRAWS], rng)
-        mean = {
-            name: [float(getattr(one, name).mean()) for one in scored]
-            for name in ("nll", "brier", "confidence", "right")
-        }
-        right = [float(one.nll[one.right].mean()) for one in scored if one.right.any()]
-        wrong = [float(one.nll[~one.right].mean()) for one in scored if not one.right.all()]
-        log = mean_over_seeds([math.log(t) for t in group.temperatures])
-        rows.append(
-            (
-                group.name,
-                len(scored),
-                float(np.mean(mean["right"])),
-                float(np.mean(mean["confidence"])),
-                gap,
-                Estimate(value=ece, low=low, high=high, seeds=len(scored)),
-                float(np.mean([calibration_error(one.confidence, one.right) for one in scored])),
-                float(np.mean(mean["brier"])),
-                mean_over_seeds(mean["nll"]),
-                float(np.mean(right)) if right else None,
-                float(np.mean(wrong)) if wrong else None,
-                Estimate(value=math.exp(log.value), low=math.exp(log.low), high=math.exp(log.high), seeds=log.seeds),
-                float(np.mean(group.scaled_nll)),
-            )
-        )
+    shown = list(zip(groups, gaps, strict=True))[:MOST_ROWS]
     left = f" {len(groups) - MOST_ROWS:,} more conditions are not shown." if len(groups) > MOST_ROWS else ""
     return Table(
         title="Calibration of the chosen checkpoints on test",
@@ -240,7 +236,7 @@ def _table(groups: Sequence[Group], gaps: Sequence[Estimate], weights: Floats, r
             "NLL, scaled",
         ),
         formats=("t", "n", "%", "%", "+%", "%", "%", ".3", ".3", ".3", ".2", ".2", ".3"),
-        rows=rows,
+        rows=[_row(group, gap, weights, rng) for group, gap in shown],
         note="NLL in nats; right and wrong are its means over right and wrong answers." + left,
     )
 
