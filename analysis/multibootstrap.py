@@ -23,6 +23,8 @@ from analysis.statistics import (
     with_spread,
 )
 
+CHUNK = 50
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiBootstrap:
@@ -62,10 +64,13 @@ class MultiBootstrap:
 
 def example_weights(examples: int, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
     """How often each example is in each resample: ``[draws, examples]``, to be shared by what has the same examples."""
-    chosen = rng.integers(0, examples, size=(draws, examples))
-    rows = chosen + np.arange(draws)[:, None] * examples
-    counts = np.bincount(rows.ravel(), minlength=draws * examples)
-    return counts.reshape(draws, examples).astype(np.float64) / examples
+    counts = np.empty((draws, examples))
+    for start in range(0, draws, CHUNK):  # what fits the processor's cache is counted several times as fast
+        part = min(CHUNK, draws - start)
+        chosen = rng.integers(0, examples, size=(part, examples)) + np.arange(part)[:, None] * examples
+        counts[start : start + part] = np.bincount(chosen.ravel(), minlength=part * examples).reshape(part, examples)
+    counts /= examples
+    return counts
 
 
 def multibootstrap(strata: Sequence[Floats], weights: Floats, rng: np.random.Generator) -> MultiBootstrap:
@@ -80,9 +85,9 @@ def multibootstrap(strata: Sequence[Floats], weights: Floats, rng: np.random.Gen
     """
     strata = with_spread(strata)
     draws = np.zeros(len(weights))
-    for scores in strata:
-        seeds = len(scores)
-        by_seed = weights @ scores.T  # [draws, seeds]
+    ends = np.cumsum([len(scores) for scores in strata])[:-1]
+    for by_seed in np.split(weights @ np.concatenate(strata).T, ends, axis=1):  # [draws, seeds]
+        seeds = by_seed.shape[1]
         middle = by_seed.mean(axis=1)
         draws += middle
         if seeds > 1:
