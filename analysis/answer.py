@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 UNDETERMINED = "undetermined"
 LEVEL = 0.95
@@ -22,6 +22,11 @@ class Estimate:
     low: float = math.nan
     high: float = math.nan
     seeds: int = 0
+
+    def within(self, low: float, high: float) -> Estimate:
+        """The same with its interval cut to what is possible: with few seeds Student's t knows no such bounds."""
+        known = math.isfinite(self.low) and math.isfinite(self.high)
+        return replace(self, low=max(low, self.low), high=min(high, self.high)) if known else self
 
     @property
     def excludes_zero(self) -> bool:

@@ -214,7 +214,7 @@ def _table(results: Results, groups: Sequence[Stratum[Run]], diagnoses: dict[str
                     runs[0].trajectory.examples,
                     len(runs),
                     clopper_pearson(failed, len(runs)),
-                    mean_over_seeds(scores) if scores else None,
+                    mean_over_seeds(scores).within(0, 1) if scores else None,
                 )
             )
     return Table(
@@ -282,7 +282,7 @@ def _figures(groups: Sequence[Stratum[Run]]) -> list[Figure]:
         for arm in sorted(group.arms.values(), key=lambda arm: int(arm.settings["batch_size"])):
             scores = [score for run in arm.members.values() if (score := _accuracy(run)) is not None]
             if scores:
-                points.append((int(arm.settings["batch_size"]), mean_over_seeds(scores)))
+                points.append((int(arm.settings["batch_size"]), mean_over_seeds(scores).within(0, 1)))
         if points:
             keys = ("model", "lr_schedule")
             mode = "epochs" if group.settings["epochs"] is not None else "optimizer steps"

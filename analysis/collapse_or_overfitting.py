@@ -18,7 +18,7 @@ from analysis.statistics import clopper_pearson
 from analysis.wording import count, listed, number, percent, share
 
 QUESTION = "Was the drop overfitting, or did training collapse?"
-COLLAPSES = ("collapsed", "collapsed, then recovered", "never learned", "non-finite")
+COLLAPSES = ("collapsed", "collapsed and recovered", "never learned", "non-finite")
 OVERFITTED = ("overfitting",)
 # More panels than this are no longer looked at one by one.
 MOST_PANELS = 12
@@ -67,7 +67,7 @@ def _verdict(findings: Counter[str], seeds: int) -> tuple[str, str]:
     if collapses and overfits:
         return "both", f"{what}: {collapses} fell to chance or stayed there, which overfitting does not do."
     if collapses:
-        return "collapse", f"{what}: where accuracy fell to chance, training had collapsed; none of them overfitted."
+        return "collapse", f"{what}: what fell to chance or stayed there had collapsed; no run overfitted."
     if overfits:
         return "overfitting", f"{what}: validation loss rose while training loss fell; none collapsed."
     if findings["healthy"] + findings["declined"] == 0:
@@ -171,7 +171,7 @@ def _caveats(ended: Sequence[Diagnosis], findings: Counter[str]) -> list[str]:
             f"of the "
             "same model had begun to learn."
         )
-    if findings["collapsed, then recovered"]:
+    if findings["collapsed and recovered"]:
         caveats.append("A run that collapsed and recovered is no failure here; one more epoch may change either.")
     if len({peak_rate(one.run) for one in ended}) > 1:
         caveats.append("The rate over all runs mixes conditions on purpose unlike; the table has each by itself.")

@@ -20,7 +20,7 @@ Finding = Literal[
     "overfitting",
     "declined",
     "collapsed",
-    "collapsed, then recovered",
+    "collapsed and recovered",
     "never learned",
     "not learned yet",
     "flat, cause open",
@@ -28,7 +28,7 @@ Finding = Literal[
     "no evaluation",
 ]
 FAILURES: tuple[Finding, ...] = ("collapsed", "never learned", "non-finite")
-LEARNED: tuple[Finding, ...] = ("healthy", "overfitting", "declined", "collapsed, then recovered")
+LEARNED: tuple[Finding, ...] = ("healthy", "overfitting", "declined", "collapsed and recovered")
 
 # Better than chance by more than this, and by three standard errors, on validation: something was learned.
 LEARNED_MARGIN = 0.05
@@ -56,7 +56,7 @@ RULES = (
         f"chance's. "
         "A failed run in the sense of Mosbach et al. (2021): no better than the majority class at the end."
     ),
-    "Collapsed, then recovered: the same in the middle of training, and better than chance at the end; no failure.",
+    "Collapsed and recovered: the same in the middle of training, and better than chance at the end; no failure.",
     (
         "Never learned: at chance throughout, although a run of the same model had learned with no more learning-rate "
         "budget "
@@ -191,7 +191,7 @@ def _alone(run: Run, results: Results) -> Diagnosis:
     fallen = [i for i in range(learned, len(epochs)) if dead[i]]
     if fallen:
         first = fallen[0] if not dead[-1] else max(i for i in fallen if i == learned or not dead[i - 1])
-        finding: Finding = "collapsed" if dead[-1] else "collapsed, then recovered"
+        finding: Finding = "collapsed" if dead[-1] else "collapsed and recovered"
         onset_examples = _fell_at(run, epochs[first], flat)
         return replace(found, finding=finding, onset_epoch=epochs[first].epoch, onset_examples=onset_examples)
     finding, onset = _after_learning(epochs)

@@ -105,7 +105,7 @@ _COUNTED = (
     "overfitting",
     "declined",
     "collapsed",
-    "collapsed, then recovered",
+    "collapsed and recovered",
     "never learned",
     "non-finite",
 )

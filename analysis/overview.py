@@ -58,7 +58,8 @@ def overview(results: Results) -> Overview:
     note = (
         "Test scores of the checkpoints that validation chose, over all complete seeds, failed ones included. "
         "Intervals are "
-        "over seeds and test examples (Cameron, Gelbach & Miller 2011); with one seed there is none."
+        "over seeds and test examples (Cameron, Gelbach & Miller 2011), cut to what is possible; with one seed there is "
+        "none."
     )
     if others:
         note += f" Here at {at}; all conditions are in the table that follows."
@@ -110,8 +111,8 @@ def _conditions(results: Results) -> list[Condition]:
             Condition(
                 settings=group[0].cell.settings,
                 cells=group,
-                accuracy=accuracy,
-                loss=loss,
+                accuracy=accuracy.within(0, 1),
+                loss=loss.within(0, math.inf),
                 at_chance=sum(one.validation_accuracy < threshold for one in scores),
                 without_score=len(complete) - len(scores),
             )

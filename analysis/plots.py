@@ -32,7 +32,7 @@ FINDING_COLOURS = {
     "healthy": 0,
     "collapsed": 1,
     "overfitting": 4,
-    "collapsed, then recovered": 3,
+    "collapsed and recovered": 3,
     "never learned": 6,
     "not learned yet": 5,
     "declined": 2,

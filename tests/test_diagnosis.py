@@ -107,7 +107,7 @@ def test_company_is_of_the_same_model(tmp_path: Path) -> None:
 def test_a_collapse_that_recovers_is_no_failure(tmp_path: Path) -> None:
     story = Story(accuracy=[0.8, 0.85, None, 0.8], train_loss=[0.5, 0.4, 0.694, 0.5], scale=[1.0] * 4)
     one = diagnose(results_of(tmp_path, lambda settings, rng: story))[0]
-    assert (one.finding, one.onset_epoch, one.failed) == ("collapsed, then recovered", 3, False)
+    assert (one.finding, one.onset_epoch, one.failed) == ("collapsed and recovered", 3, False)
 
 
 def test_a_partial_fall_with_a_rising_training_loss_is_a_decline(tmp_path: Path) -> None:
