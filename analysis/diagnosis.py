@@ -176,7 +176,7 @@ def _alone(run: Run, results: Results) -> Diagnosis:
         return Diagnosis(run=run, finding="non-finite", onset_epoch=broken.epoch, onset_examples=broken.examples_seen)
     threshold, flat = learned_threshold(results), FLAT_LOSS * results.chance_loss
     dead = [epoch.validation_accuracy < threshold and _latest_loss(run, epoch) >= flat for epoch in epochs]
-    learned = next((e.epoch for e in epochs if e.validation_accuracy >= threshold), None)
+    learned = _learned_epoch(run, threshold, flat)
     majority_start = next((i for i, e in enumerate(epochs) if e.majority_share < ONE_CLASS_SHARE), len(epochs))
     one_class = epochs[-1].majority_share >= ONE_CLASS_SHARE
     found = Diagnosis(
@@ -198,6 +198,19 @@ def _alone(run: Run, results: Results) -> Diagnosis:
     if onset is None:
         return replace(found, finding=finding)
     return replace(found, finding=finding, onset_epoch=onset.epoch, onset_examples=onset.examples_seen)
+
+
+def _learned_epoch(run: Run, threshold: float, flat: float) -> int | None:
+    """The epoch by which something was learned: better than chance on validation and in training loss.
+
+    Without the latter only what lasts to the end counts, for a first wavering above chance is no learning to be lost.
+    """
+    above = [epoch.validation_accuracy >= threshold for epoch in run.epochs]
+    firm = [up and _latest_loss(run, epoch) < flat for up, epoch in zip(above, run.epochs, strict=True)]
+    if any(firm):
+        return firm.index(True) + 1
+    lasting = len(above) - next((i for i, up in enumerate(reversed(above)) if not up), len(above))
+    return lasting + 1 if lasting < len(above) else None
 
 
 def _after_learning(epochs: Sequence[Epoch]) -> tuple[Finding, Epoch | None]:

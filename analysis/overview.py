@@ -58,7 +58,7 @@ def overview(results: Results) -> Overview:
     note = (
         "Test scores of the checkpoints that validation chose, over all complete seeds, failed ones included. "
         "Intervals are "
-        "over seeds and test examples (Cameron, Gelbach & Miller 2011), cut to what is possible; with one seed there is "
+        "over seeds and test examples (Cameron, Gelbach & Miller 2011), cut to what is possible; one seed has "
         "none."
     )
     if others:
@@ -133,23 +133,17 @@ def _table(
     rows: list[tuple[Value, ...]] = []
     for one in conditions:
         name = label("model", one.settings["model"])
-        row: tuple[Value, ...] = (name, words(one.settings, schedule), f"{one.complete} of {len(one.cells)}")
         scores: tuple[Value, ...] = (one.loss, one.accuracy) if one.complete > one.without_score else (None, None)
         failed = f"{one.at_chance + one.without_score} of {one.complete}" if one.complete else ""
-        row = (*row, *scores, failed)
+        cells = f"{one.complete} of {len(one.cells)}"
+        row: tuple[Value, ...] = (name, words(one.settings, schedule), *scores, cells, failed)
         if published:
             reference = next((r for r in results.references if r.matches(one.settings)), None)
             row = (*row, *_beside(reference, one))
         rows.append(row)
-    columns: tuple[str, ...] = (
-        "model",
-        "schedule" if len(schedule) < 4 else "condition",
-        "cells",
-        "test loss",
-        "test accuracy",
-        "at chance",
-    )
-    formats: tuple[str, ...] = ("t", "t", "t", ".3", "%", "t")
+    columns: tuple[str, ...] = ("model", "schedule" if len(schedule) < 4 else "condition", "test loss", "test accuracy")
+    columns += ("cells", "at chance")
+    formats: tuple[str, ...] = ("t", "t", ".3", "%", "t", "t")
     if published:
         columns += ("published loss", "within ours", "published accuracy", "within ours")
         formats += (".3", "t", "%", "t")

@@ -110,6 +110,13 @@ def test_a_collapse_that_recovers_is_no_failure(tmp_path: Path) -> None:
     assert (one.finding, one.onset_epoch, one.failed) == ("collapsed and recovered", 3, False)
 
 
+def test_wavering_above_chance_at_first_is_no_collapse(tmp_path: Path) -> None:
+    """Above chance at epoch 1 with a training loss still at ln 2, at chance at 2, and then it learns."""
+    story = Story(accuracy=[0.6, None, 0.7, 0.8], train_loss=[0.69, 0.693, 0.6, 0.5], scale=[1.0] * 4)
+    one = diagnose(results_of(tmp_path, lambda settings, rng: story))[0]
+    assert (one.finding, one.learned_epoch) == ("healthy", 3)
+
+
 def test_a_partial_fall_with_a_rising_training_loss_is_a_decline(tmp_path: Path) -> None:
     story = Story(accuracy=[0.7, 0.8, 0.65, 0.65], train_loss=[0.6, 0.5, 0.62, 0.63], scale=[1.0] * 4)
     one = diagnose(results_of(tmp_path, lambda settings, rng: story))[0]
