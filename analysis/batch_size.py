@@ -23,20 +23,17 @@ SAME_STEPS = 0.05
 METHODS = (
     (
         "Batch sizes are compared within each learning rate and scaling, all other settings equal, seed by seed: test "
-        "accuracy "
-        "of the largest less that of the smallest batch, failed runs included as they are. Intervals are Student's t "
-        "over "
-        "seeds, settings being fixed strata."
+        "accuracy of the largest less that of the smallest batch, failed runs included as they are. Intervals are "
+        "Student's t over seeds, settings being fixed strata."
     ),
     (
         "At equal epochs a larger batch takes fewer updates, so that a difference there may be the batch's or the "
-        "updates'. "
-        "At equal optimizer steps only the batch differs, and the examples seen with it (Shallue et al. 2019)."
+        "updates'. At equal optimizer steps only the batch differs, and the examples seen with it (Shallue et al. "
+        "2019)."
     ),
     (
-        "With a constant rate and no warm-up, the record of a small batch's run after as many updates as a large one's "
-        "whole "
-        "run is that of a shorter run, and is used too; it has validation accuracy, not test."
+        "With a constant rate and no warm-up, the record of a small batch's run after as many updates as a large "
+        "one's whole run is that of a shorter run, and is used too; it has validation accuracy, not test."
     ),
 )
 
@@ -192,8 +189,7 @@ def _failures(groups: Sequence[Stratum[Run]], diagnoses: dict[str, Diagnosis]) -
     p = fisher_exact(counts[0], counts[1])
     return (
         f"Of the smallest batches {small_failed} of {count(small, 'run')} failed, of the largest {large_failed} of "
-        f"{large} "
-        f"({p_value(p)})."
+        f"{large} ({p_value(p)})."
     )
 
 
@@ -236,9 +232,8 @@ def _caveats(
     caveats = []
     if one_rate:
         caveats.append(
-            f"Only the learning rate {rates[0]:g} was tried, unscaled. A rate that suits a small batch is too low "
-            f"for a large "
-            "one (Goyal et al. 2017), so what looks like the batch's doing may be the rate's."
+            f"Only the learning rate {rates[0]:g} was tried, unscaled. A rate that suits a small batch is too low for "
+            "a large one (Goyal et al. 2017), so what looks like the batch's doing may be the rate's."
         )
     if by_steps is None and by_history is not None:
         caveats.append("Equal steps were read off the histories of constant-rate runs, on validation.")
@@ -266,8 +261,8 @@ def _next(
         commands.append(
             Command(
                 purpose="trains every batch size for as many optimizer steps, as a study of its own",
-                command=f"python -m study.run --space studies/{results.name}/space.yaml "
-                f"--set name={results.name}-equal-steps --set epochs=none --set optimizer_steps={smallest}",
+                command=f"python -m study.run --space studies/{results.name}/space.yaml --set "
+                f"name={results.name}-equal-steps --set epochs=none --set optimizer_steps={smallest}",
             )
         )
     if seeds >= 2 and not commands:

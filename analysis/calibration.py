@@ -37,27 +37,21 @@ FEWEST_BINS, EXAMPLES_A_BIN = 5, 100
 METHODS = (
     (
         "The gap is mean confidence (the largest probability) less accuracy on test, over the checkpoints that "
-        "validation "
-        "chose: above zero over-confident, below under-confident. Its interval is a bootstrap over seeds and test "
-        "examples "
-        "(Sellam et al. 2022), averaged over conditions."
+        "validation chose: above zero over-confident, below under-confident. Its interval is a bootstrap over seeds "
+        "and test examples (Sellam et al. 2022), averaged over conditions."
     ),
     (
         f"Calibration error (ECE) over {BINS} bins of equal mass (Nguyen & O'Connor 2015; Roelofs et al. 2022), mean "
-        f"over seeds, less "
-        "the bias of small bins, with a pivotal bootstrap interval (Davison & Hinkley 1997); raw is with the bias. "
-        "Brier "
-        "(1950) score, summed over classes."
+        "over seeds, less the bias of small bins, with a pivotal bootstrap interval (Davison & Hinkley 1997); raw is "
+        "with the bias. Brier (1950) score, summed over classes."
     ),
     (
         "The temperature is fitted on validation alone, by NLL (Guo et al. 2017), per run; above 1 the model was "
-        "over-confident. "
-        "The table has its geometric mean over seeds, and the test loss after scaling."
+        "over-confident. The table has its geometric mean over seeds, and the test loss after scaling."
     ),
     (
         "Loss is accuracy's only in part: it is the mean over right answers, which confidence lowers, and over wrong "
-        "ones, "
-        "which it raises. A model can gain accuracy and loss at once by being wrong with more confidence."
+        "ones, which it raises. A model can gain accuracy and loss at once by being wrong with more confidence."
     ),
 )
 
@@ -183,12 +177,11 @@ def _rising(groups: Sequence[Group]) -> str:
     ]
     return (
         f" Where loss rises with accuracy most ({low.name} to {high.name}), a wrong answer costs "
-        f"{number(wrong[1], '.2f')} nats "
-        f"instead of {number(wrong[0], '.2f')}: it is given with more confidence."
+        f"{number(wrong[1], '.2f')} nats instead of {number(wrong[0], '.2f')}: it is given with more confidence."
         if wrong[1] > wrong[0]
         else f" Where loss rises with accuracy most ({low.name} to {high.name}), wrong answers cost no more "
         f"({number(wrong[1], '.2f')} against {number(wrong[0], '.2f')} nats); right ones are given with less "
-        f"confidence."
+        "confidence."
     )
 
 

@@ -142,8 +142,7 @@ def _by_run(results: Results, diagnoses: Sequence[Diagnosis]) -> Table:
         formats=("t", "t", "t", "t", ".3", "%", ".3", ".3", ".2", "g"),
         rows=rows,
         note=f"Chance: loss {number(results.chance_loss)} nats, accuracy {percent(results.chance_accuracy)}; the "
-        f"largest "
-        f"entropy is ln {results.classes} = {math.log(results.classes):.3f}.{left}",
+        f"largest entropy is ln {results.classes} = {math.log(results.classes):.3f}.{left}",
     )
 
 
@@ -161,15 +160,13 @@ def _caveats(ended: Sequence[Diagnosis], findings: Counter[str]) -> list[str]:
     caveats = []
     if findings["flat, cause open"]:
         caveats.append(
-            f"{count(findings['flat, cause open'], 'run')} never left chance, and no run of the same model is there "
-            f"to say "
-            "whether the budget was ample; they are counted neither as failed nor as healthy."
+            f"{count(findings['flat, cause open'], 'run')} never left chance, and no run of the same model is there to "
+            "say whether the budget was ample; they are counted neither as failed nor as healthy."
         )
     if findings["not learned yet"]:
         caveats.append(
-            f"{count(findings['not learned yet'], 'run')} look like a collapse and are none: they ended before runs "
-            f"of the "
-            "same model had begun to learn."
+            f"{count(findings['not learned yet'], 'run')} look like a collapse and are none: they ended before runs of "
+            "the same model had begun to learn."
         )
     if findings["collapsed and recovered"]:
         caveats.append("A run that collapsed and recovered is no failure here; one more epoch may change either.")
@@ -192,8 +189,7 @@ def _figures(results: Results, diagnoses: Sequence[Diagnosis]) -> list[Figure]:
         Figure(
             name="learning-curves",
             caption="Validation accuracy and training loss against examples seen. Each line is one run, coloured by "
-            "what "
-            "became of it; a cross marks where a collapse set in.",
+            "what became of it; a cross marks where a collapse set in.",
             mark="collapse set in",
             panels=[
                 *(_curves(name, group, results.chance_accuracy, accuracy, accuracy=True) for name, group in shown),

@@ -38,51 +38,44 @@ FLAT_LOSS = 0.95
 ONE_CLASS_SHARE = 0.95
 # Validation loss that ends this much (nats), and this part, above its lowest value has risen.
 RISE_NATS, RISE_PART = 0.02, 0.05
-# Validation accuracy this far under its best, without being at chance, with a training loss that has risen too.
+# Validation accuracy that ends this far under its best has declined.
 DECLINE = 0.10
 # Points at which a schedule is read to add it up.
 SCHEDULE_POINTS = 100
 
 RULES = (
     (
-        f"Chance is what the best constant prediction scores on validation (for two equal classes accuracy 0.5, loss "
-        f"ln "
-        f"2). "
-        f"A model has learned once validation accuracy is above chance by {LEARNED_MARGIN:.0%} and by three standard "
-        f"errors."
+        "Chance is what the best constant prediction scores on validation (for two equal classes accuracy 0.5, loss "
+        f"ln 2). A model has learned once validation accuracy is above chance by {LEARNED_MARGIN:.0%} and by three "
+        f"standard errors, with a training loss under {FLAT_LOSS:g} of chance's; without the latter, only if accuracy "
+        "stays there to the end."
     ),
     (
         f"Collapsed: it had learned, and at the end is at chance again with a training loss above {FLAT_LOSS:g} of "
-        f"chance's. "
-        "A failed run in the sense of Mosbach et al. (2021): no better than the majority class at the end."
+        "chance's. A failed run in the sense of Mosbach et al. (2021): no better than the majority class at the end."
     ),
     "Collapsed and recovered: the same in the middle of training, and better than chance at the end; no failure.",
     (
-        "Never learned: at chance throughout, although a run of the same model had learned with no more learning-rate "
-        "budget "
-        "(the sum of the rates of all steps, which bounds how far Adam can move a weight) at a rate no higher. Counted "
-        "as a "
-        "failure."
+        "Never learned: at chance at the end and never learned before, although a run of the same model had learned "
+        "with no more learning-rate budget (the sum of the rates of all steps, which bounds how far Adam can move a "
+        "weight) at a rate no higher. Counted as a failure."
     ),
     (
-        "Not learned yet: at chance throughout, and every run of the same model that learned had a larger budget. No "
+        "Not learned yet: the same, but every run of the same model that learned had a larger budget by then. No "
         "failure."
     ),
-    "Flat, cause open: at chance throughout, and nothing to compare it with. Counted apart.",
+    "Flat, cause open: the same, and no run to compare it with says which of the two it is. Counted apart.",
     (
         f"Overfitting: validation loss ends more than {RISE_NATS} nats and {RISE_PART:.0%} above its lowest value, "
-        f"while "
-        f"the "
-        "training loss went on falling (Prechelt 1998)."
+        "while the training loss went on falling (Prechelt 1998)."
     ),
     (
-        f"Declined: validation accuracy ends {DECLINE:.0%} or more under its best while the training loss rose too: "
-        f"training "
-        "came apart in part, which overfitting does not do."
+        f"Declined: validation accuracy ends {DECLINE:.0%} or more under its best, and it is none of the above: "
+        "training came apart in part."
     ),
     (
-        "A majority-class start is an opening in which one class is predicted; it is marked, and is no failure when it "
-        "ends."
+        "A majority-class start is an opening in which one class is predicted; it is marked, and is no failure when "
+        "it ends."
     ),
 )
 
@@ -217,13 +210,11 @@ def _after_learning(epochs: Sequence[Epoch]) -> tuple[Finding, Epoch | None]:
     """The finding of a run that learned and never fell back to chance, and the epoch at which it set in."""
     best = max(epochs, key=lambda epoch: epoch.validation_accuracy)
     last, lowest = epochs[-1], min(epochs, key=lambda epoch: epoch.validation_loss)
-    rise = last.validation_loss - lowest.validation_loss
-    declined = best.validation_accuracy - last.validation_accuracy >= DECLINE and last.train_loss > best.train_loss
-    if declined:
-        return "declined", next(e for e in epochs[best.epoch :] if e.validation_accuracy < best.validation_accuracy)
-    rose = rise > max(RISE_NATS, RISE_PART * lowest.validation_loss)
+    rose = last.validation_loss - lowest.validation_loss > max(RISE_NATS, RISE_PART * lowest.validation_loss)
     if rose and last.train_loss < lowest.train_loss:
         return "overfitting", epochs[lowest.epoch]
+    if best.validation_accuracy - last.validation_accuracy >= DECLINE:
+        return "declined", next(e for e in epochs[best.epoch :] if e.validation_accuracy < best.validation_accuracy)
     return "healthy", None
 
 

@@ -28,26 +28,20 @@ METRICS: tuple[Metric, ...] = ("loss", "accuracy")
 METHODS = (
     (
         "Every rule is applied to the same complete trajectories, as the study itself would have (Prechelt 1998, "
-        "rules of "
-        "patience): an epoch not trained is saved, and the checkpoint is the best on validation up to the stop. "
-        "Rules that "
-        "are in no cell of the study are tried too."
+        "rules of patience): an epoch not trained is saved, and the checkpoint is the best on validation up to the "
+        "stop. Rules that are in no cell of the study are tried too."
     ),
     (
         "Accuracy lost is that of the whole trajectory's chosen checkpoint less that of the rule's, on test, in the "
-        "same "
-        "run. "
-        "Intervals are Student's t over seeds, conditions being fixed strata."
+        "same run. Intervals are Student's t over seeds, conditions being fixed strata."
     ),
     (
         f"A rule is recommended if its interval lies wholly under {points(ACCEPTED_LOSS)} lost, and of these the one "
-        f"that saves "
-        "most. Bounds are corrected for the number of rules tried (Bonferroni)."
+        "that saves most. Bounds are corrected for the number of rules tried (Bonferroni)."
     ),
     (
         "Under a schedule that decays over the planned epochs, stopping early also means stopping at a rate not yet "
-        "decayed; a "
-        "schedule planned for fewer epochs would do otherwise."
+        "decayed; a schedule planned for fewer epochs would do otherwise."
     ),
 )
 
@@ -137,8 +131,7 @@ def _verdict(rules: Sequence[Rule], seeds: int) -> tuple[str, str, Rule]:
     most = max(safe or rules, key=lambda rule: rule.saved.value)
     told = (
         f"{most.name} would have saved {percent(most.saved.value)} of the epochs and cost {difference(most.lost)} of "
-        f"test "
-        "accuracy"
+        "test accuracy"
     )
     if seeds < 2:
         return UNDETERMINED, f"With one seed of each condition, {told}; what it costs in general is not known.", most
@@ -220,7 +213,7 @@ def _figures(rules: Sequence[Rule]) -> list[Figure]:
         percent_x=True,
     )
     caption = (
-        "Test accuracy lost against epochs saved, for each rule; 95 % intervals over seeds, corrected for the "
-        "number of rules."
+        "Test accuracy lost against epochs saved, for each rule; 95 % intervals over seeds, corrected for the number "
+        "of rules."
     )
     return [Figure(name="early-stopping", caption=caption, panels=[panel])]

@@ -36,14 +36,11 @@ ALPHA = 0.05
 METHODS = (
     (
         "Failure counts are compared by Fisher's exact test (1934), conditions with all other settings equal being "
-        "added "
-        "up; "
-        "intervals of differences of shares are Newcombe's (1998, method 10)."
+        "added up; intervals of differences of shares are Newcombe's (1998, method 10)."
     ),
     (
-        "Shape or mean rate: linear decay without warm-up has half the mean rate of a constant one. Runs of a constant "
-        "rate "
-        "whose mean is the decaying runs' (within 5 %) have the lower mean without the shape."
+        "Shape or mean rate: linear decay without warm-up has half the mean rate of a constant one. Runs of a "
+        "constant rate whose mean is the decaying runs' (within 5 %) have the lower mean without the shape."
     ),
     (
         "Accuracy is compared among runs that learned, on the same seeds and test examples, by a bootstrap over both "
@@ -186,8 +183,8 @@ def _at_equal_mean(runs: Sequence[Run], diagnoses: dict[str, Diagnosis], decayin
 
 def _verdict(decaying: str, constant: Counts, decayed: Counts, seeds: int, same_mean: EqualMean) -> tuple[str, str]:
     told = (
-        f"{decayed.failed} of {count(decayed.runs, f'{decaying} run')} failed and {constant.failed} of "
-        f"{constant.runs} {BASELINE} ones"
+        f"{decayed.failed} of {count(decayed.runs, f'{decaying} run')} failed and {constant.failed} of {constant.runs} "
+        f"{BASELINE} ones"
     )
     if constant.runs == 0 or decayed.runs == 0:
         return UNDETERMINED, f"No condition has ended runs of both the {BASELINE} and the {decaying} schedule."
@@ -218,8 +215,7 @@ def _shape(decaying: str, arms: EqualMean) -> str:
     gap = share_difference(arms.lowered.pair, arms.decayed.pair)
     if helped and gap.high < 2 * SAME_FAILURES:
         return (
-            f"its lower mean rate suffices, for {arms.lowered.failed} of {arms.lowered.runs} failed at a "
-            f"constant rate "
+            f"its lower mean rate suffices, for {arms.lowered.failed} of {arms.lowered.runs} failed at a constant rate "
             "of the same mean"
         )
     if helped:

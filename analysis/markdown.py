@@ -17,8 +17,7 @@ def markdown(findings: Findings) -> str:
     lines += [
         (
             f"Cells: {census.planned:,} planned, {census.complete:,} complete, {census.failed:,} failed, "
-            f"{census.running:,} unfinished, "
-            f"{census.missing:,} missing."
+            f"{census.running:,} unfinished, {census.missing:,} missing."
         ),
         "",
         "## Results",

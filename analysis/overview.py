@@ -57,17 +57,15 @@ def overview(results: Results) -> Overview:
     published = any(reference.matches(one.settings) for one in main for reference in results.references)
     note = (
         "Test scores of the checkpoints that validation chose, over all complete seeds, failed ones included. "
-        "Intervals are "
-        "over seeds and test examples (Cameron, Gelbach & Miller 2011), cut to what is possible; one seed has "
-        "none."
+        "Intervals are over seeds and test examples (Cameron, Gelbach & Miller 2011), cut to what is possible; one "
+        "seed has none."
     )
     if others:
         note += f" Here at {at}; all conditions are in the table that follows."
     if published:
         note += (
             " A published number is one run's: it is within ours if it lies in our interval, and it may lie outside "
-            "by the "
-            "chance of its own seed, which that interval does not know."
+            "by the chance of its own seed, which that interval does not know."
         )
         sources = dict.fromkeys(r.source for one in main for r in results.references if r.matches(one.settings))
         note += f" Published: {'; '.join(sources)}."

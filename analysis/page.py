@@ -51,9 +51,9 @@ def census_sentences(census: Census) -> list[str]:
     said = []
     if not census.whole:
         said.append(
-            f"This is a report of part of a study: {census.complete:,} of {count(census.planned, 'planned cell')} "
-            f"are complete, "
-            f"{census.failed:,} failed, {census.running:,} have begun and not ended, {census.missing:,} are missing."
+            f"This is a report of part of a study: {census.complete:,} of {count(census.planned, 'planned cell')} are "
+            f"complete, {census.failed:,} failed, {census.running:,} have begun and not ended, {census.missing:,} are "
+            "missing."
         )
     if census.non_finite:
         said.append(f"{count(census.non_finite, 'complete cell')} ended because a loss was no finite number.")
@@ -180,6 +180,5 @@ def _footer(results: Results) -> str:
         parts.append(f"commit {git['commit']}{', changed' if git.get('dirty') else ''}")
     return (
         "<footer><p>Commands are meant for the folder in which <code>studies/</code> lies. Intervals are 95 % where "
-        "nothing else "
-        f"is said; every resampling is seeded.</p><p>{html_text(' · '.join(parts))}</p></footer>"
+        f"nothing else is said; every resampling is seeded.</p><p>{html_text(' · '.join(parts))}</p></footer>"
     )

@@ -30,16 +30,12 @@ ALPHA = 0.025
 METHODS = (
     (
         "A model is the more stable if it fails less often (Fisher's exact test) or, where failures do not decide, if "
-        "its seeds "
-        "spread less; each at half the level, since either can decide."
+        "its seeds spread less; each at half the level, since either can decide."
     ),
     (
         "Spread is the standard deviation of test accuracy over seeds within a condition, among runs better than "
-        "chance, "
-        "pooled "
-        "over conditions that both models have; compared by ranks of Helmert contrasts (Mann & Whitney 1947), with "
-        "an F "
-        "interval for the ratio."
+        "chance, pooled over conditions that both models have; compared by ranks of Helmert contrasts (Mann & Whitney "
+        "1947), with an F interval for the ratio."
     ),
     (
         "Interquartile mean and probability of improvement as in Agarwal et al. (2021), over all ended runs, failures "
@@ -172,8 +168,7 @@ def _by_model(results: Results, ended: Sequence[Run], rng: np.random.Generator) 
         formats=("t", "n", "%", "%", "%", "%", "%"),
         rows=rows,
         note="Test accuracy of the checkpoints that validation chose; failed runs are in the interquartile mean, the "
-        "standard "
-        "deviation (within conditions) and the extremes.",
+        "standard deviation (within conditions) and the extremes.",
     )
 
 

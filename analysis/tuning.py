@@ -28,19 +28,15 @@ DRAWS = 300
 METHODS = (
     (
         "Each model is given the same configurations. The best by mean validation accuracy over seeds is scored on "
-        "test "
-        "once; "
-        "since test had no part in the choice, the comparison of the chosen ones needs no correction for the search."
+        "test once; since test had no part in the choice, the comparison of the chosen ones needs no correction for "
+        "the search."
     ),
     "The chosen configurations are compared by a bootstrap over seeds and test examples (Sellam et al. 2022).",
     (
         "Expected best validation after n trials by Tang et al.'s (2020) unbiased estimator. Dodge et al.'s (2019) "
-        "draws "
-        "trials "
-        "with replacement: the best of the trials made is missed too often, and the curve lies too low. Trials are all "
-        "runs, so "
-        "that seeds are part of the search; failed runs count with what they scored, and runs without a score as "
-        "chance."
+        "draws trials with replacement: the best of the trials made is missed too often, and the curve lies too low. "
+        "Trials are all runs, so that seeds are part of the search; failed runs count with what they scored, and runs "
+        "without a score as chance."
     ),
     "The bands resample trials (bootstrap, pointwise), and say nothing of trials better than any that was made.",
 )
@@ -133,9 +129,8 @@ def _verdict(best: Sequence[Best], found: MultiBootstrap | None, budget: int, se
         return UNDETERMINED, "The chosen configurations share no seed whose predictions are there."
     estimate = found.estimate()
     told = (
-        f"with {count(budget, 'configuration')} each, the {first} that validation chose scores "
-        f"{difference(estimate)} on test "
-        f"against the {second}"
+        f"with {count(budget, 'configuration')} each, the {first} that validation chose scores {difference(estimate)} "
+        f"on test against the {second}"
     )
     if seeds < 2 or found.seeds < 2:
         return UNDETERMINED, f"With one seed, {told}: the choice may be the seed's."
@@ -199,7 +194,7 @@ def _caveats(results: Results, budget: int, best: Sequence[Best], seeds: int) ->
     caveats = [
         (
             f"The answer holds for the {count(budget, 'configuration')} that were tried, and for no better one outside "
-            f"them."
+            "them."
         )
     ]
     everything = {key_of(cell.settings, ["model", "seed"]) for cell in results.plan.cells}

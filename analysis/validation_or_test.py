@@ -36,15 +36,12 @@ MOST_ROWS = 60
 METHODS = (
     (
         "Both scores are those of the same checkpoint, which validation chose; test is scored once. Models are "
-        "compared "
-        "on the "
-        "same seeds and the same examples, all other settings equal, among runs better than chance."
+        "compared on the same seeds and the same examples, all other settings equal, among runs better than chance."
     ),
     (
         "Paired bootstrap over seeds and examples at once (Sellam et al. 2022, the MultiBERTs), seeds within each "
-        "condition "
-        "stretched for their small number (Rao & Wu 1988), with Student's t on Satterthwaite's (1946) degrees of "
-        "freedom."
+        "condition stretched for their small number (Rao & Wu 1988), with Student's t on Satterthwaite's (1946) "
+        "degrees of freedom."
     ),
     "Exact McNemar (1947) test for each condition and seed: it knows the examples' chance, and not the seeds'.",
     "The smallest difference that this design can show is the one it would find with 80 % power (Cohen 1988).",
