@@ -31,6 +31,8 @@ MOST_ROWS = 16
 # Resamples of a calibration error, whose interval needs fewer than a test does.
 ECE_DRAWS = 100
 MOST_PANELS = 8
+# Pairs of conditions that are tested for a rise of both accuracy and loss, the largest rises of loss first.
+MOST_PAIRS = 50
 # A diagram of few examples has fewer bins, down to so many.
 FEWEST_BINS, EXAMPLES_A_BIN = 5, 100
 
@@ -156,33 +158,50 @@ def _verdict(gap: Estimate, gaps: Sequence[Estimate], temperature: Estimate, see
 
 
 def _rising(groups: Sequence[Group]) -> str:
-    """The pair of conditions in which loss rises most along with accuracy, and why; empty where there is none."""
-    best: tuple[float, Group, Group] | None = None
+    """The pair of conditions in which loss rises most along with accuracy, beyond chance, and why."""
     accuracy = [float(np.mean([one.right.mean() for one in group.scored])) for group in groups]
     losses = [float(np.mean([one.nll.mean() for one in group.scored])) for group in groups]
-    for i, low in enumerate(groups):
-        for j, high in enumerate(groups):
-            if (
-                accuracy[j] > accuracy[i]
-                and losses[j] > losses[i]
-                and (best is None or losses[j] - losses[i] > best[0])
-            ):
-                best = losses[j] - losses[i], low, high
-    if best is None:
-        return " Nowhere in this study does a condition have both the higher test accuracy and the higher test loss."
-    _, low, high = best
-    wrong = [
-        float(np.mean([one.nll[~one.right].mean() for one in group.scored if not one.right.all()]))
-        for group in (low, high)
+    pairs = [
+        (losses[j] - losses[i], low, high)
+        for i, low in enumerate(groups)
+        for j, high in enumerate(groups)
+        if accuracy[j] > accuracy[i] and losses[j] > losses[i]
     ]
+    pairs.sort(key=lambda pair: -pair[0])
+    found = next(((low, high) for _, low, high in pairs[:MOST_PAIRS] if _both_rise(low, high)), None)
+    if found is None:
+        return (
+            " Nowhere in this study do test accuracy and test loss both rise from one condition to another "
+            "beyond chance."
+        )
+    costs = [
+        float(np.mean([one.nll[~one.right].mean() for one in group.scored if not one.right.all()])) for group in found
+    ]
+    told = f" Where loss rises with accuracy most ({found[0].name} to {found[1].name}), a wrong answer costs"
+    if costs[1] > costs[0]:
+        return (
+            f"{told} {number(costs[1], '.2f')} nats instead of {number(costs[0], '.2f')}: it is given with more "
+            "confidence."
+        )
     return (
-        f" Where loss rises with accuracy most ({low.name} to {high.name}), a wrong answer costs "
-        f"{number(wrong[1], '.2f')} nats instead of {number(wrong[0], '.2f')}: it is given with more confidence."
-        if wrong[1] > wrong[0]
-        else f" Where loss rises with accuracy most ({low.name} to {high.name}), wrong answers cost no more "
-        f"({number(wrong[1], '.2f')} against {number(wrong[0], '.2f')} nats); right ones are given with less "
-        "confidence."
+        f"{told} no more ({number(costs[1], '.2f')} against {number(costs[0], '.2f')} nats): right ones are given "
+        "with less confidence."
     )
+
+
+def _both_rise(low: Group, high: Group) -> bool:
+    """Whether both accuracy and loss of ``high`` are above those of ``low``, on the same seeds, beyond chance."""
+    by_seed = [
+        {run.seed: scored for run, scored in zip(group.runs, group.scored, strict=True)} for group in (low, high)
+    ]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    if len(seeds) < 2:
+        return False
+    rises = (
+        np.stack([getattr(by_seed[1][seed], name).astype(float) - getattr(by_seed[0][seed], name) for seed in seeds])
+        for name in ("right", "nll")
+    )
+    return all(mean_over_seeds_and_examples(rise).low > 0 for rise in rises)
 
 
 def _row(group: Group, gap: Estimate, weights: Floats, rng: np.random.Generator) -> tuple[Value, ...]:

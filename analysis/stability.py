@@ -30,7 +30,7 @@ ALPHA = 0.025
 METHODS = (
     (
         "A model is the more stable if it fails less often (Fisher's exact test) or, where failures do not decide, if "
-        "its seeds spread less; each at half the level, since either can decide."
+        "its seeds spread less and do not fail more; each at half the level, since either can decide."
     ),
     (
         "Spread is the standard deviation of test accuracy over seeds within a condition, among runs better than "
@@ -141,6 +141,10 @@ def _judge(pair: Pair, comparisons: int) -> tuple[float, str, str]:
         return p_failures, stable, f"{stable} is the stable choice: {failed} ({p_value(p_failures)})."
     if p_spread < ALPHA:
         stable = pair.first if ratio.value < 1 else pair.second
+        calmer, other = (failed_1 / runs_1, failed_2 / runs_2)[:: 1 if stable == pair.first else -1]
+        if calmer > other:
+            against = f"Spread and failures point to different models: {spread} ({p_value(p_spread)}), but {failed}."
+            return p_spread, UNDETERMINED, against
         return p_spread, stable, f"{stable} is the stable choice: {spread} ({p_value(p_spread)}), and {failed}."
     return (
         min(p_failures, p_spread),

@@ -240,6 +240,17 @@ def test_the_model_that_spreads_less_is_the_stable_one(tmp_path: Path) -> None:
     assert answer.verdict == "tiny-roberta"
 
 
+def test_a_calm_model_that_fails_more_is_not_called_stable(tmp_path: Path) -> None:
+    def tell(settings: SettingValues, rng: np.random.Generator) -> Story:
+        if settings["model"] == "tiny-bert":
+            return healthy(about(0.88, rng, 0.03))
+        return collapsing(0.88) if settings["seed"] == 0 else healthy(about(0.88, rng, 0.001))
+
+    answer = ask(stability.answer, tmp_path, tell, GRID.replace("10000", "40000"))
+    assert answer.verdict == UNDETERMINED
+    assert "different models" in answer.sentence
+
+
 # 7. Tuning
 
 
