@@ -14,6 +14,7 @@ from analysis.diagnosis import learned_threshold
 from analysis.multibootstrap import mean_over_seeds_and_examples
 from analysis.results import PublishedResult, Results
 from analysis.statistics import mean_over_seeds
+from analysis.wording import number, percent
 from study.cells import CellResult
 from study.plan import SettingValues, label
 
@@ -143,26 +144,23 @@ def _table(
     columns += ("cells", "at chance")
     formats: tuple[str, ...] = ("t", "t", ".3", "%", "t", "t")
     if published:
-        columns += ("published loss", "within ours", "published accuracy", "within ours")
-        formats += (".3", "t", "%", "t")
+        columns += ("published loss", "published accuracy")
+        formats += ("t", "t")
     return Table(title=title, columns=columns, formats=formats, rows=rows, note=note)
 
 
 def _beside(reference: PublishedResult | None, one: Condition) -> tuple[Value, ...]:
+    """The published loss and accuracy, each with whether it lies within our interval."""
     if reference is None:
-        return None, "", None, ""
+        return "", ""
+    loss, accuracy = reference.test_loss, reference.test_accuracy
     return (
-        reference.test_loss,
-        _within(reference.test_loss, one.loss),
-        reference.test_accuracy,
-        _within(reference.test_accuracy, one.accuracy),
+        "" if loss is None else f"{number(loss)} {_within(loss, one.loss)}",
+        "" if accuracy is None else f"{percent(accuracy)} {_within(accuracy, one.accuracy)}",
     )
 
 
-def _within(published: float | None, ours: Estimate) -> str:
-    """Whether the published number lies in our interval, or by how much ours differs."""
-    if published is None or not math.isfinite(ours.value):
-        return ""
+def _within(published: float, ours: Estimate) -> str:
     if not math.isfinite(ours.low):
-        return "no interval"
-    return "yes" if ours.low <= published <= ours.high else "no"
+        return "(no interval)"
+    return "(within)" if ours.low <= published <= ours.high else "(outside)"
