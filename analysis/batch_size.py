@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         figures=_figures(groups),
         methods=METHODS,
         caveats=_caveats(by_epochs, by_steps, by_history, one_rate, rates),
-        next_commands=_next(results, verdict, by_steps or by_history, seeds, rates, sizes),
+        next_commands=_next(results, verdict, by_steps or by_history, seeds, rates),
     )
 
 
@@ -243,7 +244,7 @@ def _caveats(
 
 
 def _next(
-    results: Results, verdict: str, by_steps: Reading | None, seeds: int, rates: Sequence[float], sizes: Sequence[int]
+    results: Results, verdict: str, by_steps: Reading | None, seeds: int, rates: Sequence[float]
 ) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
@@ -257,12 +258,14 @@ def _next(
             )
         )
     if by_steps is None:
-        smallest = max(t.optimizer_steps for t in results.plan.trajectories if t.settings["batch_size"] == sizes[-1])
+        # Between what the largest and the smallest batch took: enough for one, and not endless for the other.
+        steps = [t.optimizer_steps for t in results.plan.trajectories]
+        between = max(1, round(math.sqrt(min(steps) * max(steps))))
         commands.append(
             Command(
                 purpose="trains every batch size for as many optimizer steps, as a study of its own",
                 command=f"python -m study.run --space studies/{results.name}/space.yaml --set "
-                f"name={results.name}-equal-steps --set epochs=none --set optimizer_steps={smallest}",
+                f"name={results.name}-equal-steps --set epochs=none --set optimizer_steps={between}",
             )
         )
     if seeds >= 2 and not commands:
