@@ -61,6 +61,7 @@ def run(space: Space, plan: Plan, folder: StudyFolder, storage: Path, options: O
                 console.print("mirroring to MLflow …")
     results = cell_results(folder, plan)
     print_results(results, plan, folder, console)
+    _report(folder, mirroring, console)
     if mirroring.error:
         console.print(f"MLflow does not show everything yet: {mirroring.error}", soft_wrap=True)
         console.print(f"  once it can be reached:  python -m study.sync {folder.path}", soft_wrap=True)
@@ -70,6 +71,19 @@ def run(space: Space, plan: Plan, folder: StudyFolder, storage: Path, options: O
         console.print(f"to go on:   {options.again}", soft_wrap=True)
         return 1
     return 0
+
+
+def _report(folder: StudyFolder, mirroring: Mirroring, console: Console) -> None:
+    """Write the report and mirror it. It comes on top: whatever goes wrong with it, the run stands as it is."""
+    try:
+        from analysis.report import write_report_of
+
+        console.print(f"report:     {write_report_of(folder.path)}", soft_wrap=True)
+        if not mirroring.error:
+            mirroring.mirror.finish()
+    except (Exception, KeyboardInterrupt) as error:
+        console.print(f"no report was written ({type(error).__name__}: {error})", soft_wrap=True)
+        console.print(f"  to try again:  python -m analysis.report {folder.path}", soft_wrap=True)
 
 
 def _encoded(space: Space, left: Sequence[Trajectory], cache: Path, console: Console) -> dict[str, Path]:

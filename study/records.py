@@ -255,7 +255,7 @@ def read_predictions(path: Path) -> Predictions | None:
 
     if not path.exists():
         return None
-    table = pq.read_table(path)
+    table = pq.read_table(path, use_threads=False)  # files are small, and handing out columns costs more than they do
     logits = [table[name].to_numpy() for name in table.column_names if name.startswith("logit_")]
     return Predictions(
         example_id=table["example_id"].to_numpy(),

@@ -174,6 +174,12 @@ def _files_of_cell(result: CellResult, folder: TrajectoryFolder) -> dict[str, Pa
     return {name: path for name, path in files.items() if path.exists()}
 
 
+def _report(folder: Path) -> dict[str, Path]:
+    """The report on the study, where one was written."""
+    names = ["report.html", "report.md", *(f"figures/{path.name}" for path in folder.glob("figures/*.svg"))]
+    return {f"report/{name}": folder / name for name in sorted(names) if (folder / name).exists()}
+
+
 def _signature(files: Mapping[str, Path]) -> str:
     """Differs when the content of a text or the size of a table does."""
     return stable_id(
@@ -306,7 +312,8 @@ class Mirror:
             if now != self._seen.get(trajectory.id):
                 self._mirror_trajectory(trajectory, folder, cells, parent, manifest["id"], unfinished)
                 self._seen[trajectory.id] = now
-        whole = (stamps, [self._states[cell.id] for cell in plan.cells], unfinished)
+        states = [self._states[cell.id] for cell in plan.cells]
+        whole = (stamps, _stamps(self.folder.path, ["report.html"]), states, unfinished)
         if whole != self._seen.get("study"):
             self._bring(parent, self._wanted_of_study(manifest, plan, unfinished))
             self._seen["study"] = whole
@@ -349,7 +356,7 @@ class Mirror:
         return _Wanted(
             status=status,
             tags={"axes": ", ".join(plan.axes), "cells": str(len(states)), **counts, **told},
-            files={f"study/{name}": self.folder.path / name for name in STUDY_FILES},
+            files={f"study/{name}": self.folder.path / name for name in STUDY_FILES} | _report(self.folder.path),
         )
 
     def _wanted_of_cell(

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,31 @@ def test_every_cell_is_done_shown_and_mirrored(finished: tuple[Study, str]) -> N
         assert result.chosen is not None
         assert runs[result.cell.id].data.metrics["test/loss"] == result.chosen.test_loss
     assert "(pid=" not in output
+
+
+def test_a_run_ends_with_its_report_which_mlflow_keeps(finished: tuple[Study, str]) -> None:
+    study, output = finished
+    path = study.results().path
+    assert f"report:     {path / 'report.html'}" in output
+    client = MlflowClient(f"sqlite:///{path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.cell = 'study'")
+    kept = {item.path for item in client.list_artifacts(parent.info.run_id, "report")}
+    assert {"report/report.html", "report/report.md", "report/figures"} <= kept
+    assert parent.info.status == "FINISHED"
+
+
+def test_a_report_that_cannot_be_written_does_not_end_a_run(finished: tuple[Study, str]) -> None:
+    study, _ = finished
+    figures = study.results().path / "figures"
+    shutil.move(figures, figures.with_name("moved"))
+    figures.write_text("a file where a folder should be")
+    try:
+        assert "no report was written" in study.run()
+    finally:
+        figures.unlink()
+        shutil.move(figures.with_name("moved"), figures)
 
 
 def test_the_manifest_says_what_ran(finished: tuple[Study, str]) -> None:

@@ -1,0 +1,1 @@
+"""What does a study show? Results, statistics, one module per question, and the page that puts them together."""

@@ -1,0 +1,166 @@
+"""What did each condition score, and is that what was published?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.answer import Estimate, Table, Value
+from analysis.conditions import key_of, schedule_keys, words
+from analysis.diagnosis import learned_threshold
+from analysis.multibootstrap import mean_over_seeds_and_examples
+from analysis.results import PublishedResult, Results
+from analysis.statistics import mean_over_seeds
+from analysis.wording import number, percent
+from study.cells import CellResult
+from study.plan import SettingValues, label
+
+MOST_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """All cells of one condition, and what those that are complete score on test."""
+
+    settings: SettingValues
+    cells: Sequence[CellResult]
+    accuracy: Estimate
+    loss: Estimate
+    at_chance: int
+    without_score: int
+
+    @property
+    def complete(self) -> int:
+        """How many of its cells are complete."""
+        return sum(result.state == "complete" for result in self.cells)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """The table of models and schedules at one setting of everything else, and the table of all conditions."""
+
+    main: Table
+    everything: Table | None
+
+
+def overview(results: Results) -> Overview:
+    """Score every condition on test, failed runs included, and set published results beside them."""
+    conditions = _conditions(results)
+    schedule = schedule_keys(results.varying) or ("lr_schedule",)
+    shown = ["model", *schedule]
+    others = [key for key in results.varying if key not in (*shown, "seed")]
+    home = _home(results)
+    main = [one for one in conditions if key_of(one.settings, [*shown, "seed"]) == key_of(home, [*shown, "seed"])]
+    at = words(home, others) if others else ""
+    published = any(reference.matches(one.settings) for one in main for reference in results.references)
+    note = (
+        "Test scores of the checkpoints that validation chose, over all complete seeds, failed ones included. "
+        "Intervals are over seeds and test examples (Cameron, Gelbach & Miller 2011), cut to what is possible; one "
+        "seed has none."
+    )
+    if others:
+        note += f" Here at {at}; all conditions are in the table that follows."
+    if published:
+        note += (
+            " A published number is one run's: it is within ours if it lies in our interval, and it may lie outside "
+            "by the chance of its own seed, which that interval does not know."
+        )
+        sources = dict.fromkeys(r.source for one in main for r in results.references if r.matches(one.settings))
+        note += f" Published: {'; '.join(sources)}."
+    rest = None
+    if others:
+        rest = _table("All conditions", conditions[:MOST_ROWS], results, [*shown, *others], published=False)
+    title = "Test loss and test accuracy"
+    return Overview(main=_table(title, main, results, shown, published=published, note=note), everything=rest)
+
+
+def _home(results: Results) -> SettingValues:
+    """The settings at which models and schedules are shown: the first published result's, else the first cell's."""
+    for reference in results.references:
+        for cell in results.plan.cells:
+            if reference.matches(cell.settings):
+                return cell.settings
+    return results.plan.cells[0].settings
+
+
+def _conditions(results: Results) -> list[Condition]:
+    """In the plan's order."""
+    groups: dict[str, list[CellResult]] = {}
+    for result in results.cells:
+        groups.setdefault(key_of(result.cell.settings, ["seed"]), []).append(result)
+    results.read_ahead([result for result in results.cells if result.state == "complete"], ["test"])
+    threshold = learned_threshold(results)
+    made: list[Condition] = []
+    for group in groups.values():
+        complete = [result for result in group if result.state == "complete"]
+        scored = [found for result in complete if (found := results.scored(result, "test")) is not None]
+        scores = [result.chosen for result in complete if result.chosen and result.chosen.test_accuracy is not None]
+        if scored and len(scored) == len(scores):
+            accuracy, loss = (
+                mean_over_seeds_and_examples(np.stack(rows))
+                for rows in ([one.right.astype(float) for one in scored], [one.nll for one in scored])
+            )
+        else:
+            accuracy = mean_over_seeds([one.test_accuracy for one in scores if one.test_accuracy is not None])
+            loss = mean_over_seeds([one.test_loss for one in scores if one.test_loss is not None])
+        made.append(
+            Condition(
+                settings=group[0].cell.settings,
+                cells=group,
+                accuracy=accuracy.within(0, 1),
+                loss=loss.within(0, math.inf),
+                at_chance=sum(one.validation_accuracy < threshold for one in scores),
+                without_score=len(complete) - len(scores),
+            )
+        )
+    return made
+
+
+def _table(
+    title: str,
+    conditions: Sequence[Condition],
+    results: Results,
+    keys: Sequence[str],
+    *,
+    published: bool,
+    note: str = "",
+) -> Table:
+    schedule = [key for key in keys if key != "model"]
+    rows: list[tuple[Value, ...]] = []
+    for one in conditions:
+        name = label("model", one.settings["model"])
+        scores: tuple[Value, ...] = (one.loss, one.accuracy) if one.complete > one.without_score else (None, None)
+        failed = f"{one.at_chance + one.without_score} of {one.complete}" if one.complete else ""
+        cells = f"{one.complete} of {len(one.cells)}"
+        row: tuple[Value, ...] = (name, words(one.settings, schedule), *scores, cells, failed)
+        if published:
+            reference = next((r for r in results.references if r.matches(one.settings)), None)
+            row = (*row, *_beside(reference, one))
+        rows.append(row)
+    columns: tuple[str, ...] = ("model", "schedule" if len(schedule) < 4 else "condition", "test loss", "test accuracy")
+    columns += ("cells", "at chance")
+    formats: tuple[str, ...] = ("t", "t", ".3", "%", "t", "t")
+    if published:
+        columns += ("published loss", "published accuracy")
+        formats += ("t", "t")
+    return Table(title=title, columns=columns, formats=formats, rows=rows, note=note)
+
+
+def _beside(reference: PublishedResult | None, one: Condition) -> tuple[Value, ...]:
+    """The published loss and accuracy, each with whether it lies within our interval."""
+    if reference is None:
+        return "", ""
+    loss, accuracy = reference.test_loss, reference.test_accuracy
+    return (
+        "" if loss is None else f"{number(loss)} {_within(loss, one.loss)}",
+        "" if accuracy is None else f"{percent(accuracy)} {_within(accuracy, one.accuracy)}",
+    )
+
+
+def _within(published: float, ours: Estimate) -> str:
+    if not math.isfinite(ours.low):
+        return "(no interval)"
+    return "(within)" if ours.low <= published <= ours.high else "(outside)"

@@ -1,0 +1,241 @@
+"""How sure can one be? Intervals and tests over seeds and examples.
+
+Pure functions of arrays; what draws takes a generator. Standard methods come from scipy and statsmodels, and each
+function names the paper that its method comes from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+import scipy.stats
+
+from analysis.answer import LEVEL, Estimate
+
+Floats = npt.NDArray[np.float64]
+
+DRAWS = 1_000
+# Power at which the smallest difference that can be shown is stated (Cohen 1988).
+POWER = 0.8
+
+
+def clopper_pearson(events: int, trials: int, level: float = LEVEL) -> Estimate:
+    """A share with its exact interval (Clopper & Pearson 1934); ``seeds`` is the number of trials."""
+    if trials == 0:
+        return Estimate(value=math.nan, low=0.0, high=1.0, seeds=0)
+    tail = (1 - level) / 2
+    low = scipy.special.betaincinv(events, trials - events + 1, tail) if events else 0.0
+    high = scipy.special.betaincinv(events + 1, trials - events, 1 - tail) if events < trials else 1.0
+    return Estimate(value=events / trials, low=float(low), high=float(high), seeds=trials)
+
+
+def fisher_exact(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """The two-sided p-value that two (events, trials) have the same chance (Fisher 1934)."""
+    table = [[first[0], first[1] - first[0]], [second[0], second[1] - second[0]]]
+    return float(scipy.stats.fisher_exact(table).pvalue)
+
+
+def share_difference(first: tuple[int, int], second: tuple[int, int], level: float = LEVEL) -> Estimate:
+    """The difference first - second of two (events, trials), with Newcombe's (1998, method 10) interval."""
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
+    low, high = confint_proportions_2indep(*first, *second, method="newcomb", compare="diff", alpha=1 - level)
+    value = first[0] / first[1] - second[0] / second[1]
+    return Estimate(value=value, low=float(low), high=float(high), seeds=min(first[1], second[1]))
+
+
+def mcnemar_exact(first_right: npt.NDArray[np.bool_], second_right: npt.NDArray[np.bool_]) -> tuple[int, int, float]:
+    """How many of the same examples only the first, and only the second, has right, and the exact two-sided p-value.
+
+    McNemar (1947), in its binomial form.
+    """
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((~first_right & second_right).sum())
+    discordant = only_first + only_second
+    p = 1.0 if discordant == 0 else float(scipy.stats.binomtest(only_first, discordant, 0.5).pvalue)
+    return only_first, only_second, p
+
+
+def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
+    """A mean over seeds with Student's t interval (1908); no interval for one seed. Non-finite values are an error."""
+    sample = np.asarray(values, dtype=np.float64)
+    assert np.isfinite(sample).all()
+    if len(sample) < 2:
+        return Estimate(value=float(sample.mean()) if len(sample) else math.nan, seeds=len(sample))
+    half = student_t(len(sample) - 1, level) * sample.std(ddof=1) / math.sqrt(len(sample))
+    return Estimate(value=float(sample.mean()), low=sample.mean() - half, high=sample.mean() + half, seeds=len(sample))
+
+
+def mean_over_strata(strata: Sequence[Sequence[float]], level: float = LEVEL) -> Estimate:
+    """The mean over strata of the means over seeds, each stratum being fixed and its seeds independent.
+
+    Student's t with Satterthwaite's (1946) degrees of freedom. Where a stratum has several seeds, those of one are left
+    out, because nothing is known of their spread.
+    """
+    samples = with_spread([np.asarray(values, dtype=np.float64) for values in strata if len(values)])
+    if not samples:
+        return Estimate(value=math.nan)
+    value = float(np.mean([sample.mean() for sample in samples]))
+    variances, df = seed_variances(samples)
+    seeds = min(len(sample) for sample in samples)
+    if df == 0:
+        return Estimate(value=value, seeds=seeds)
+    error = math.sqrt(float(variances.sum())) / len(samples)
+    half = student_t(satterthwaite(variances, samples), level) * error
+    return Estimate(value=value, low=value - half, high=value + half, seeds=seeds)
+
+
+def minimal_detectable_difference(standard_error: float, degrees_of_freedom: float, level: float = LEVEL) -> float:
+    """The smallest true difference found with probability :data:`POWER` at this standard error (Cohen 1988).
+
+    NaN where there is one seed, hence no degree of freedom.
+    """
+    if degrees_of_freedom == 0:
+        return math.nan
+    return standard_error * (student_t(degrees_of_freedom, level) + float(scipy.stats.t.ppf(POWER, degrees_of_freedom)))
+
+
+def interquartile_mean(values: Sequence[float]) -> float:
+    """The mean of the middle half (Agarwal et al. 2021), NaN for nothing."""
+    return float(scipy.stats.trim_mean(values, 0.25)) if len(values) else math.nan
+
+
+def stratified_bootstrap(
+    strata: Sequence[Sequence[float]], rng: np.random.Generator, draws: int = DRAWS, level: float = LEVEL
+) -> Estimate:
+    """The interquartile mean over all strata's values, seeds resampled within each (Agarwal et al. 2021)."""
+    samples = [np.asarray(values, dtype=np.float64) for values in strata if len(values)]
+    if not samples:
+        return Estimate(value=math.nan)
+    value, seeds = interquartile_mean(np.concatenate(samples).tolist()), min(map(len, samples))
+    if seeds < 2:
+        return Estimate(value=value, seeds=seeds)
+    resampled = [sample[rng.integers(0, len(sample), size=(draws, len(sample)))] for sample in samples]
+    means = scipy.stats.trim_mean(np.concatenate(resampled, axis=1), 0.25, axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value=value, low=float(low), high=float(high), seeds=seeds)
+
+
+def probability_of_improvement(
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]],
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+    level: float = LEVEL,
+) -> Estimate:
+    """The chance that a run of the first kind beats one of the second in the same stratum (Agarwal et al. 2021).
+
+    The mean over strata of the Mann-Whitney statistic divided by its largest value; ties count half. Seeds are
+    resampled within each stratum and kind.
+    """
+    samples = [
+        (np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)) for a, b in pairs if len(a) and len(b)
+    ]
+    if not samples:
+        return Estimate(value=math.nan)
+
+    def wins(a: Floats, b: Floats) -> Floats:
+        first, second = a[..., :, None], b[..., None, :]
+        return np.asarray(((first > second) + 0.5 * (first == second)).mean(axis=(-2, -1)), dtype=np.float64)
+
+    value = float(np.mean([wins(a, b) for a, b in samples]))
+    seeds = min(min(len(a), len(b)) for a, b in samples)
+    if seeds < 2:
+        return Estimate(value=value, seeds=seeds)
+    drawn = np.mean(
+        [
+            wins(a[rng.integers(0, len(a), (draws, len(a)))], b[rng.integers(0, len(b), (draws, len(b)))])
+            for a, b in samples
+        ],
+        axis=0,
+    )
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value=value, low=float(low), high=float(high), seeds=seeds)
+
+
+def expected_best(validation: Sequence[float], scores: Sequence[float] | None = None) -> Floats:
+    """The expected score of the best of n trials by validation, for n from 1 to their number, without replacement.
+
+    The unbiased estimator of Tang et al. (2020, "Showing Your Work Doesn't Always Work"); that of Dodge et al. (2019)
+    draws with replacement, so that the best trial is missed too often and the curve lies too low at small numbers of
+    trials. ``scores`` are averaged in place of ``validation`` where given: what validation's choice has on test.
+    """
+    found = np.asarray(validation, dtype=np.float64)
+    order = np.argsort(found, kind="stable")
+    wanted = (found if scores is None else np.asarray(scores, dtype=np.float64))[order]
+    return np.asarray(_chances_of_best(len(found)) @ wanted, dtype=np.float64)
+
+
+@lru_cache(maxsize=8)
+def _chances_of_best(n: int) -> Floats:
+    """The chance that the i-th smallest of n is the best of a sample, ``[size of the sample, i]``."""
+    below, size = np.arange(n)[None, :], np.arange(1, n + 1)[:, None]
+    # It is when the sample's other members are among the i below it.
+    return np.asarray(np.exp(_log_comb(below, size - 1) - _log_comb(np.array(n), size)), dtype=np.float64)
+
+
+def spread_ratio(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> tuple[Estimate, float]:
+    """The ratio of two standard deviations over seeds, pooled over strata, and a p-value that it is 1.
+
+    The interval is the F distribution's, which takes the scores to be normal. The p-value does not lean on that: each
+    stratum's seeds are turned into independent contrasts (Helmert 1876), whose absolute values are compared by rank
+    (Mann & Whitney 1947).
+    """
+    contrasts = [
+        np.concatenate([_contrasts(values) for values in strata] or [np.zeros(0)]) for strata in (first, second)
+    ]
+    a, b = contrasts
+    if min(len(a), len(b)) == 0 or not (a.any() and b.any()):
+        return Estimate(value=math.nan), math.nan
+    ratio = float((a**2).mean() / (b**2).mean())
+    low, high = (ratio / scipy.stats.f.ppf(q, len(a), len(b)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
+    p = float(scipy.stats.mannwhitneyu(abs(a), abs(b)).pvalue)
+    seeds = min(len(values) for values in [*first, *second] if len(values) > 1)
+    estimate = Estimate(value=math.sqrt(ratio), low=math.sqrt(low), high=math.sqrt(high), seeds=seeds)
+    return estimate, p
+
+
+def _contrasts(values: Sequence[float]) -> Floats:
+    from scipy.linalg import helmert
+
+    if len(values) < 2:
+        return np.zeros(0)
+    return np.asarray(helmert(len(values)) @ np.asarray(values, dtype=np.float64), dtype=np.float64)
+
+
+def _log_comb(n: npt.NDArray[np.int64], k: npt.NDArray[np.int64]) -> Floats:
+    """Ln of n over k; minus infinity where k exceeds n."""
+    logs = (
+        scipy.special.gammaln(n + 1.0)
+        - scipy.special.gammaln(k + 1.0)
+        - scipy.special.gammaln(np.maximum(n - k, 0) + 1.0)
+    )
+    return np.asarray(np.where(k > n, -np.inf, logs), dtype=np.float64)
+
+
+def with_spread(strata: Sequence[Floats]) -> Sequence[Floats]:
+    """The strata of several seeds; all of them where none has several."""
+    return [seeds for seeds in strata if len(seeds) > 1] or strata
+
+
+def seed_variances(samples: Sequence[Floats]) -> tuple[Floats, float]:
+    """Each sample's variance of its mean, and the degrees of freedom in all; zeros where every sample is one seed."""
+    df = float(sum(len(sample) - 1 for sample in samples))
+    return np.array([sample.var(ddof=1) / len(sample) if df else 0.0 for sample in samples]), df
+
+
+def satterthwaite(variances: Floats, samples: Sequence[Floats]) -> float:
+    """The degrees of freedom of the sum of independent variances of means (Satterthwaite 1946)."""
+    parts = float(sum(v**2 / (len(sample) - 1) for v, sample in zip(variances, samples, strict=True)))
+    return float(variances.sum()) ** 2 / parts if parts > 0 else float(sum(len(sample) - 1 for sample in samples))
+
+
+def student_t(degrees_of_freedom: float, level: float) -> float:
+    """Half the width, in standard errors, of a two-sided t interval; the normal one's for infinitely many degrees."""
+    if math.isinf(degrees_of_freedom):
+        return float(scipy.stats.norm.ppf((1 + level) / 2))
+    return float(scipy.stats.t.ppf((1 + level) / 2, degrees_of_freedom))
