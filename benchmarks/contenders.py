@@ -1,7 +1,7 @@
 """How long does a loop take for so many optimizer steps: this one, or the library's ``Trainer``?
 
-Every contender trains the same model object from a fresh optimizer, so that any number of them needs the memory of one.
-What comes before the first step that is timed (set-up, moments, warm-up) is not counted.
+Each measurement begins with a fresh optimizer, and between two of them only the weights stay in memory. What comes
+before the first step that is timed (set-up, moments, warm-up) is not counted.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
 
-from benchmarks.workload import Shape, as_data, take
+from benchmarks.workload import Shape, as_data, make_model, take
 from study.data import Encoded
-from study.devices import Precision, is_out_of_memory
+from study.devices import LARGEST_MICRO_BATCH, Precision, give_back_memory, is_out_of_memory
 from study.finetune import FineTuning
 from study.models import Classifier
 from study.settings import Settings
@@ -33,7 +33,7 @@ LOG_EVERY_EXAMPLES = 2_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One way of training: by this loop or by ``trainer``; ``savings`` leaves out what no logit depends on."""
+    """One way of training: by this loop or by ``trainer``; ``savings`` are those of ``study.models.Classifier``."""
 
     name: str
     trainer: bool = False
@@ -42,86 +42,94 @@ class Contender:
     compile: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
-class Case:
-    """One model, its texts and the effective batch, on one device.
-
-    ``ready`` is called just before time is taken, with ``clock``.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What is trained: a model of this shape on ``texts``, in this effective batch."""
 
     shape: Shape
-    model: transformers.PreTrainedModel
     texts: Encoded
     batch_size: int
-    device: torch.device
-    ready: Callable[[], None] = lambda: None
-    clock: Callable[[], float] = time.perf_counter
-    micro_batch: dict[str, int] = field(default_factory=dict)
 
-    def seconds(self, contender: Contender, steps: int) -> float:
+
+class Timing:
+    """Times one contender on one device.
+
+    ``ready`` is called just before time is taken, with ``clock``. ``micro_batch_size`` is what was found to fit.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        contender: Contender,
+        *,
+        device: torch.device,
+        ready: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.work = work
+        self.contender = contender
+        self.device = device
+        self.ready = ready
+        self.clock = clock
+        self.micro_batch_size: int | None = None
+        torch.manual_seed(0)
+        self.model = make_model(work.shape, max_length=work.texts.input_ids.shape[1], device=device)
+
+    def seconds(self, steps: int) -> float:
         """Seconds of ``steps`` optimizer steps."""
-        train = take(self.texts, (WARM_UP_STEPS + steps) * self.batch_size)
-        if contender.trainer:
-            return self._trainer_seconds(contender, train)
-        return self._loop_seconds(contender, train)
+        train = take(self.work.texts, (WARM_UP_STEPS + steps) * self.work.batch_size)
+        taken = self._trainer_seconds(train) if self.contender.trainer else self._loop_seconds(train)
+        self.model.zero_grad(set_to_none=True)
+        give_back_memory()
+        return taken
 
-    def _loop_seconds(self, contender: Contender, train: Encoded) -> float:
+    def _loop_seconds(self, train: Encoded) -> float:
+        batch_size = self.work.batch_size
         settings = Settings(
             model="tiny-bert",  # a name that has to be there; the model is given
             epochs=1,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             learning_rate=LEARNING_RATE,
             max_gradient_norm=MAX_GRADIENT_NORM,
             weight_decay=WEIGHT_DECAY,
-            compile=contender.compile,
-            micro_batch_size=self.micro_batch.get(contender.name, "auto"),
-            log_every_examples=WARM_UP_STEPS * self.batch_size,
+            compile=self.contender.compile,
+            micro_batch_size=self.micro_batch_size or "auto",
+            log_every_examples=WARM_UP_STEPS * batch_size,
         )
-        model = Classifier(self.model)
-        try:
-            if not contender.savings:
-                whole_last_layer(self.model)
-            loop = FineTuning(
-                model,
-                as_data(train, self.shape),
-                settings,
-                policies=[Policy(max_epochs=1)],
-                optimizer_steps=len(train) // self.batch_size,
-                device=self.device,
-                precision=contender.precision,
-            )
-            next(loop.run())  # ends with a wait for the device
-            loop.settings = settings.model_copy(update={"log_every_examples": LOG_EVERY_EXAMPLES})
-            going_on = loop.run()
-            self.ready()
-            started = self.clock()
-            while loop.step < loop.optimizer_steps:
-                next(going_on)
-            taken = self.clock() - started
-            self.micro_batch[contender.name] = loop.micro_batch_size
-        finally:
-            whole_last_layer(self.model)
+        loop = FineTuning(
+            Classifier(self.model, savings=self.contender.savings),
+            as_data(train, self.work.shape),
+            settings,
+            policies=[Policy(max_epochs=1)],
+            optimizer_steps=len(train) // batch_size,
+            device=self.device,
+            precision=self.contender.precision,
+        )
+        next(loop.run())  # ends with a wait for the device
+        loop.settings = settings.model_copy(update={"log_every_examples": LOG_EVERY_EXAMPLES})
+        going_on = loop.run()
+        self.ready()
+        started = self.clock()
+        while loop.step < loop.optimizer_steps:
+            next(going_on)
+        taken = self.clock() - started
+        self.micro_batch_size = loop.micro_batch_size
         return taken
 
-    def _trainer_seconds(self, contender: Contender, train: Encoded) -> float:
-        micro = self.micro_batch.get(contender.name, min(self.batch_size, 512))
+    def _trainer_seconds(self, train: Encoded) -> float:
+        micro = self.micro_batch_size or min(self.work.batch_size, LARGEST_MICRO_BATCH)
         while True:
             try:
-                taken = trainer_seconds(self, contender, train, micro)
+                taken = trainer_seconds(self, train, micro)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or micro == 1:
                     raise
             else:
-                self.micro_batch[contender.name] = micro
+                self.micro_batch_size = micro
                 return taken
             micro = math.ceil(micro / 2)
             self.model.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-
-
-def whole_last_layer(model: transformers.PreTrainedModel) -> None:
-    """Let the last layer compute all positions again, as the library wrote it."""
-    vars(model.base_model.encoder.layer[-1]).pop("forward", None)
+            give_back_memory()
 
 
 def rows(encoded: Encoded) -> list[dict[str, torch.Tensor]]:
@@ -149,8 +157,8 @@ def collate(examples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.T
 class _Clock(transformers.TrainerCallback):
     """Takes the time from the end of the warm-up to the end of the last step."""
 
-    def __init__(self, case: Case) -> None:
-        self.case = case
+    def __init__(self, timing: Timing) -> None:
+        self.timing = timing
         self.started = self.taken = 0.0
 
     def on_step_end(
@@ -158,34 +166,35 @@ class _Clock(transformers.TrainerCallback):
     ) -> None:
         if state.global_step == WARM_UP_STEPS:
             self._wait()
-            self.case.ready()
-            self.started = self.case.clock()
+            self.timing.ready()
+            self.started = self.timing.clock()
         if state.global_step == state.max_steps:
             self._wait()
-            self.taken = self.case.clock() - self.started
+            self.taken = self.timing.clock() - self.started
 
     def _wait(self) -> None:
-        if self.case.device.type == "cuda":
+        if self.timing.device.type == "cuda":
             torch.cuda.synchronize()
 
 
-def trainer_seconds(case: Case, contender: Contender, train: Encoded, micro: int) -> float:
+def trainer_seconds(timing: Timing, train: Encoded, micro: int) -> float:
     """Seconds of the library's ``Trainer`` with accumulation where a micro-batch is not the whole batch."""
-    clock = _Clock(case)
+    clock = _Clock(timing)
+    batch_size, contender = timing.work.batch_size, timing.contender
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=micro,
-            gradient_accumulation_steps=math.ceil(case.batch_size / micro),
-            max_steps=len(train) // case.batch_size,
+            gradient_accumulation_steps=math.ceil(batch_size / micro),
+            max_steps=len(train) // batch_size,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
             weight_decay=WEIGHT_DECAY,
             max_grad_norm=MAX_GRADIENT_NORM,
             bf16=contender.precision == "bfloat16",
-            use_cpu=case.device.type == "cpu",
+            use_cpu=timing.device.type == "cpu",
             torch_compile=contender.compile,
-            dataloader_pin_memory=case.device.type == "cuda",
+            dataloader_pin_memory=timing.device.type == "cuda",
             remove_unused_columns=False,
             report_to="none",
             disable_tqdm=True,
@@ -193,9 +202,9 @@ def trainer_seconds(case: Case, contender: Contender, train: Encoded, micro: int
             logging_strategy="no",
         )
         trainer = transformers.Trainer(
-            model=case.model,
+            model=timing.model,
             args=arguments,
-            train_dataset=rows(train),  # type: ignore[arg-type]  # a list is a data set with an index
+            train_dataset=rows(train),
             data_collator=collate,
             callbacks=[clock],
         )

@@ -10,7 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 
 if not __package__:  # run as a file: the study.py beside this one must not be taken for the package
@@ -18,12 +18,12 @@ if not __package__:  # run as a file: the study.py beside this one must not be t
 
 import numpy as np
 import torch
-import transformers
 
 from benchmarks.alternation import Rates, since, spread, table, take_turns
-from benchmarks.contenders import Case, Contender
+from benchmarks.contenders import Contender, Work
 from benchmarks.machine import Matmul, describe
-from benchmarks.workload import SHAPES, generated, make_model, read_texts, training_flops
+from benchmarks.processes import CLOCKS, Group
+from benchmarks.workload import SHAPES, generated, read_texts, training_flops
 from study.devices import Precision, choose_precision, find_device, set_tf32
 
 TRAINER = Contender(name="Trainer, float32", trainer=True)
@@ -33,7 +33,6 @@ TRAINER_BF16 = Contender(name="Trainer, bfloat16", trainer=True, precision="bflo
 SAME_BF16 = Contender(name="loop, bfloat16, same arithmetic", precision="bfloat16")
 SAVING_BF16 = Contender(name="loop, bfloat16, exact savings", precision="bfloat16", savings=True)
 EXAMPLES = 4_096
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of a turn (default: %(default)s)")
     made.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="on a CPU (default: "
                       "%(default)s)")  # fmt: skip
-    made.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu counts the processor's seconds, for cores "
-                      "that others use too: with --threads 1 (default: %(default)s)")  # fmt: skip
+    made.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu counts the processor's seconds, for "
+                      "cores that others use too: with --threads 1 (default: %(default)s)")  # fmt: skip
     made.add_argument("--compile", action="store_true", help="add rows with torch.compile")
     modes = made.add_mutually_exclusive_group()
     modes.add_argument("--side-by-side", action="store_true", help="one trajectory of one thread for each core, beside "
@@ -92,39 +91,42 @@ def precision_of(name: str) -> Precision:
     return "bfloat16" if name == "bfloat16" else "float32"
 
 
-def make_case(given: argparse.Namespace, model: str, length: int, batch_size: int, device: torch.device) -> Case:
-    """One measurement's work."""
-    torch.manual_seed(0)
+def make_work(given: argparse.Namespace, model: str, length: int, batch_size: int) -> Work:
+    """What one table measures."""
     shape = SHAPES[model]
     if given.data:
         texts = read_texts(given.data, length=length, examples=EXAMPLES)
     else:
         texts = generated(EXAMPLES, shape, length=length, full=given.texts == "full", rng=np.random.default_rng(0))
-    hub = make_model(shape, max_length=length).to(device)
-    return Case(shape=shape, model=hub, texts=texts, batch_size=batch_size, device=device, clock=CLOCKS[given.clock])
+    return Work(shape=shape, texts=texts, batch_size=batch_size)
 
 
-def measure(case: Case, chosen: Sequence[Contender], given: argparse.Namespace) -> str:
-    """The table of one case."""
-    timed = {contender.name: partial(case.seconds, contender) for contender in chosen}
-    products = {precision: Matmul(case.device, precision, case.clock) for precision in {c.precision for c in chosen}}
-    timed |= {f"matmul {precision}": product.seconds for precision, product in products.items()}
-    rates = take_turns(timed, turns=given.turns, seconds=given.seconds)
+def measure(work: Work, chosen: Sequence[Contender], given: argparse.Namespace, device: torch.device) -> str:
+    """The table of contenders that take turns."""
+    clock = CLOCKS[given.clock]
+    with ExitStack() as stack:
+        groups = {
+            contender.name: stack.enter_context(Group(work, [contender], threads=given.threads, clock=given.clock))
+            for contender in chosen
+        }
+        timed = {name: group.seconds for name, group in groups.items()}
+        products = {precision: Matmul(device, precision, clock) for precision in dict.fromkeys(map(used, chosen))}
+        timed |= {f"matmul {precision}": product.seconds for precision, product in products.items()}
+        rates = take_turns(timed, turns=given.turns, seconds=given.seconds)
     rows = []
     for contender in chosen:
         rate = rates[contender.name]
-        flops = training_flops(case.shape, case.texts.lengths, first_position=contender.savings) * case.batch_size
-        peak = rates[f"matmul {contender.precision}"]
-        used = rate.over(peak)[0] * flops / products[contender.precision].flops
+        flops = training_flops(work.shape, work.texts.lengths, first_position=contender.savings) * work.batch_size
+        share = rate.over(rates[f"matmul {contender.precision}"])[0] * flops / products[contender.precision].flops
         peer = rates.get(f"Trainer, {contender.precision}")
         rows.append(
             [
                 contender.name,
-                f"{rate.median * case.batch_size:,.1f}",
+                f"{rate.median * work.batch_size:,.1f}",
                 spread(rate.over(rates[chosen[0].name])),
                 spread(rate.over(peer)) if peer else "",
-                f"{used:.0%}",
-                str(case.micro_batch[contender.name]),
+                f"{share:.0%}",
+                str(groups[contender.name].micro_batch_size),
             ]
         )
     shown = ", ".join(
@@ -132,7 +134,39 @@ def measure(case: Case, chosen: Sequence[Contender], given: argparse.Namespace) 
         for precision, product in products.items()
     )
     head = ["", "examples/s", f"to {chosen[0].name}", "to Trainer, same precision", "MFU", "micro-batch"]
-    return f"{table(head, rows)}\nmeasured matmul rate: {shown}"
+    return f"{table(head, rows)}\n\nmeasured matmul rate: {shown}"
+
+
+def used(contender: Contender) -> Precision:
+    """The precision of a contender."""
+    return contender.precision
+
+
+def measure_together(work: Work, numbers: Sequence[int], given: argparse.Namespace, precision: Precision) -> str:
+    """The table of so many trajectories at a time, beside one ``Trainer`` at a time that has all threads."""
+    peers = [TRAINER, TRAINER_BF16] if precision == "bfloat16" else [TRAINER]
+    ours = [SAVING, SAVING_BF16] if precision == "bfloat16" else [SAVING]
+    with ExitStack() as stack:
+        groups = {peer.name: Group(work, [peer], threads=given.threads, clock=given.clock) for peer in peers} | {
+            f"{number} x {one.name}": Group(
+                work, [one] * number, threads=max(1, given.threads // number), clock=given.clock
+            )
+            for one in ours
+            for number in numbers
+        }
+        for group in groups.values():
+            stack.enter_context(group)
+        timed = {name: group.seconds for name, group in groups.items()}
+        steps = take_turns(timed, turns=given.turns, seconds=given.seconds)
+    rates = {
+        name: Rates(values=tuple(value * len(groups[name].lines) for value in rate.values))
+        for name, rate in steps.items()
+    }
+    rows = [
+        [name, f"{rate.median * work.batch_size:,.1f}", spread(rate.over(rates[TRAINER.name]))]
+        for name, rate in rates.items()
+    ]
+    return table(["at a time", "examples/s together", f"to one {TRAINER.name}"], rows)
 
 
 def peak_of(rate: Rates, product: Matmul) -> float:
@@ -143,20 +177,27 @@ def peak_of(rate: Rates, product: Matmul) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line."""
     given = parser().parse_args(arguments)
-    transformers.utils.logging.set_verbosity_error()
     device = find_device()
     torch.set_num_threads(given.threads)
     set_tf32(False)
     gpu = device.type == "cuda"
     auto = choose_precision("auto", device)
     precisions = given.precisions or (["float32"] if auto == "float32" else ["float32", "bfloat16"])
-    print(f"{describe(device)}; precision auto is {auto}; {given.turns} turns of {given.seconds:g} s", flush=True)
+    numbers = given.concurrent or ((1, given.threads) if given.side_by_side else ())
+    print(
+        f"{describe(device)}; precision auto is {auto}; "
+        f"{given.turns} turns of {given.seconds:g} s by the {given.clock} clock",
+        flush=True,
+    )
     for model in given.models or (["bert-base", "roberta-base"] if gpu else ["tiny", "mini"]):
-        for length in given.lengths or ([128, 512] if gpu else [128]):
-            for batch_size in given.batch_sizes or ([16, 64, 256, 4096] if gpu else [16]):
+        for length in given.lengths or ([128, 512] if gpu and not numbers else [128]):
+            for batch_size in given.batch_sizes or ([16, 64, 256, 4096] if gpu and not numbers else [16]):
                 started = time.perf_counter()
-                case = make_case(given, model, length, batch_size, device)
-                shown = measure(case, contenders(precisions, compiled=given.compile), given)
+                work = make_work(given, model, length, batch_size)
+                if numbers:
+                    shown = measure_together(work, numbers, given, auto)
+                else:
+                    shown = measure(work, contenders(precisions, compiled=given.compile), given, device)
                 print(f"\n{model}, batch {batch_size}, length {length} ({since(started)})\n\n{shown}", flush=True)
     return 0
 

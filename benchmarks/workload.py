@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import transformers
 
 from study.data import Encoded, EncodedData, open_encoded, prepare
@@ -47,7 +48,7 @@ SHAPES = {
 }
 
 
-def make_model(shape: Shape, *, max_length: int) -> transformers.PreTrainedModel:
+def make_model(shape: Shape, *, max_length: int, device: torch.device) -> transformers.PreTrainedModel:
     """The library's classifier with random weights: throughput does not depend on their values."""
     values: dict[str, Any] = {
         "vocab_size": shape.vocabulary,
@@ -61,8 +62,9 @@ def make_model(shape: Shape, *, max_length: int) -> transformers.PreTrainedModel
     }
     config: transformers.PretrainedConfig
     config = transformers.BertConfig(**values) if shape.family == "bert" else transformers.RobertaConfig(**values)
-    model: transformers.PreTrainedModel = transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
-    return model.float()
+    model: Any = transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    made: transformers.PreTrainedModel = model.to(device, torch.float32)
+    return made
 
 
 def generated(n: int, shape: Shape, *, length: int, full: bool, rng: np.random.Generator) -> Encoded:
