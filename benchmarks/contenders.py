@@ -96,9 +96,10 @@ class Timing:
             micro_batch_size=self.micro_batch_size or "auto",
             log_every_examples=WARM_UP_STEPS * batch_size,
         )
+        data = as_data(train, self.work.shape)
         loop = FineTuning(
-            Classifier(self.model, savings=self.contender.savings),
-            as_data(train, self.work.shape),
+            Classifier(self.model, data.special.inputs, savings=self.contender.savings),
+            data,
             settings,
             policies=[Policy(max_epochs=1)],
             optimizer_steps=len(train) // batch_size,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,32 +17,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from study.datafile import check, read
 from study.models import SpecialTokens, Tokenizer, load_tokenizer
 from study.plan import stable_id
 from study.settings import Data
 
 SPLITS = ("train", "validation", "test")
 IntArray = npt.NDArray[np.int64]
+TokenArray = npt.NDArray[np.int32]
 # Part of the cache's key: to be raised when the same settings would be encoded differently than before.
-ENCODING = 1
+ENCODING = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Texts ``[n]``, labels ``[n]`` from 0, the position of each in the source, and the labels' names."""
+    """Texts ``[n]``, labels ``[n]`` (0 or 1) and the position of each in the source."""
 
     texts: Sequence[str]
     labels: IntArray
     ids: IntArray
-    label_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
     """One split: ``input_ids`` ``[n, max_length]`` (int32, padded on the right), ``lengths`` in tokens ``[n]``."""
 
-    input_ids: npt.NDArray[np.int32]
-    lengths: npt.NDArray[np.int32]
+    input_ids: TokenArray
+    lengths: TokenArray
     labels: IntArray
     ids: IntArray
 
@@ -64,59 +65,37 @@ class EncodedData:
     @property
     def max_length(self) -> int:
         """Tokens of a padded text."""
-        return self.train.input_ids.shape[1]
+        return int(self.train.input_ids.shape[1])
 
 
 def load(data: Data, *, examples: int) -> Examples:
     """Read the data set and take ``examples`` of it, a sample drawn with the split's seed where that is not all.
 
-    Raises ValueError when it has too few examples, missing texts or labels, or only one class.
+    Raises ValueError when it has too few examples, or rows without a text or with a label that is none of the two.
     """
     if data.source == "builtin:reviews":
         from study.reviews import generate
 
-        texts, raw = generate(examples)
-        labels: Sequence[object] = raw
+        raw: tuple[Sequence[Any], Sequence[Any]] = generate(examples)
     else:
-        texts, labels = _columns(data)
+        raw = _columns(data)
+    try:
+        texts, labels = check(*raw, label_values=data.label_values)
+    except ValueError as error:
+        raise ValueError(f"{data.source}, {error}") from error
     if len(texts) < examples:
         raise ValueError(f"{data.source} has {len(texts):,} examples, data.examples promises {examples:,}")
-    missing = sum(text is None or label is None for text, label in zip(texts, labels, strict=True))
-    if missing:
-        raise ValueError(f"{data.source}: {missing:,} examples have no {data.text_column} or no {data.label_column}")
-    names = sorted(set(labels), key=lambda name: (isinstance(name, str), name))
-    if len(names) < 2:
-        raise ValueError(f"{data.source}: column {data.label_column} holds only {names}; two classes are needed")
-    if len(names) > 1_000:
-        raise ValueError(f"{data.source}: column {data.label_column} holds {len(names):,} values; are they classes?")
-    position = {name: index for index, name in enumerate(names)}
     ids = np.arange(len(texts))
     if examples < len(texts):
         ids = np.sort(np.random.default_rng([data.split_seed, 1]).permutation(len(texts))[:examples])
-    return Examples(
-        texts=[str(texts[i]) for i in ids],
-        labels=np.array([position[labels[i]] for i in ids], dtype=np.int64),
-        ids=ids.astype(np.int64),
-        label_names=tuple(str(name) for name in names),
-    )
+    return Examples(texts=[texts[i] for i in ids.tolist()], labels=labels[ids], ids=ids)
 
 
-def _columns(data: Data) -> tuple[list[Any], list[Any]]:
+def _columns(data: Data) -> tuple[Sequence[Any], Sequence[Any]]:
     """The text and the label column of a file or of a data set on the hub."""
-    suffix = Path(data.source).suffix
-    if suffix in (".parquet", ".csv", ".jsonl"):
-        import pyarrow.csv
-        import pyarrow.json
-        import pyarrow.parquet
-
-        multiline = pyarrow.csv.ParseOptions(newlines_in_values=True)
-        if suffix == ".parquet":
-            table = pyarrow.parquet.read_table(data.source, columns=[data.text_column, data.label_column])
-        elif suffix == ".csv":
-            table = pyarrow.csv.read_csv(data.source, parse_options=multiline)
-        else:
-            table = pyarrow.json.read_json(data.source)
-        return table[data.text_column].to_pylist(), table[data.label_column].to_pylist()
+    path = Path(data.source)
+    if path.is_absolute():
+        return read(path, text_column=data.text_column, label_column=data.label_column)
     import datasets
 
     try:
@@ -133,28 +112,41 @@ def _columns(data: Data) -> tuple[list[Any], list[Any]]:
 def split(examples: Examples, data: Data) -> dict[str, IntArray]:
     """Positions of each split's examples, in random order, of exactly the sizes that the plan counts with.
 
-    Equal texts go to one split. Raises ValueError when that cannot be had at these sizes.
+    Each split has the classes in the proportion of the whole, to within one example, and equal texts go to one split.
+    Raises ValueError when that cannot be had at these sizes.
     """
-    sizes = data.split_sizes(len(examples.texts))
-    _, group = np.unique(np.array(examples.texts, dtype=object), return_inverse=True)
-    order = np.random.default_rng([data.split_seed, 0]).permutation(len(examples.texts))
-    members: dict[int, list[int]] = {}
-    for position in order:
-        members.setdefault(int(group[position]), []).append(int(position))
-    rest = list(members.values())
-    parts: dict[str, IntArray] = {}
-    for name in SPLITS:
-        taken: list[int] = []
-        left: list[list[int]] = []
-        for texts in rest:
-            if len(taken) + len(texts) <= sizes[name]:
-                taken.extend(texts)
-            else:
-                left.append(texts)
-        if len(taken) != sizes[name]:
-            raise ValueError(f"{data.source}: so many equal texts that no {name} split has {sizes[name]:,} examples")
-        parts[name], rest = np.array(taken, dtype=np.int64), left
-    return parts
+    rng = np.random.default_rng([data.split_seed, 0])
+    room = _room(data.split_sizes(len(examples.texts)), examples.labels)
+    groups: dict[str, list[int]] = {}
+    for position in rng.permutation(len(examples.texts)).tolist():
+        groups.setdefault(examples.texts[position], []).append(position)
+    parts: list[list[int]] = [[] for _ in SPLITS]
+    equal = [members for members in groups.values() if len(members) > 1]
+    for members in sorted(equal, key=len, reverse=True):  # the larger, the harder to place
+        wanted = np.bincount(examples.labels[members], minlength=2)
+        fitting = (room >= wanted).all(axis=1)
+        if not fitting.any():
+            text = examples.texts[members[0]][:40]
+            raise ValueError(f"{data.source}: {len(members)} texts are equal ({text}…), and no split has room for them")
+        chances = np.where(fitting, room.sum(axis=1), 0)
+        chosen = int(rng.choice(len(SPLITS), p=chances / chances.sum()))
+        room[chosen] -= wanted
+        parts[chosen] += members
+    alone = np.array([members[0] for members in groups.values() if len(members) == 1], dtype=np.int64)
+    for class_ in (0, 1):
+        positions = alone[examples.labels[alone] == class_]
+        for part, more in zip(parts, np.split(positions, np.cumsum(room[:, class_])[:-1]), strict=True):
+            part += more.tolist()
+    return {name: rng.permutation(np.array(part, dtype=np.int64)) for name, part in zip(SPLITS, parts, strict=True)}
+
+
+def _room(sizes: Mapping[str, int], labels: IntArray) -> IntArray:
+    """How many examples of each class each split has ``[splits, 2]``; rows and columns add up exactly."""
+    positive = int(labels.sum())
+    share = positive / len(labels)
+    of_class = {name: round(share * sizes[name]) for name in SPLITS[1:]}
+    of_class["train"] = positive - sum(of_class.values())
+    return np.array([[sizes[name] - of_class[name], of_class[name]] for name in SPLITS])
 
 
 def prepare(data: Data, *, identity: str, examples: int, model: str, model_identity: str, cache: Path) -> Path:
@@ -167,20 +159,21 @@ def prepare(data: Data, *, identity: str, examples: int, model: str, model_ident
     folder = cache / stable_id({"data": described, "model": model_identity, "encoding": ENCODING})
     if (folder / "encoded.json").exists():
         return folder
-    read = load(data, examples=examples)
-    parts = split(read, data)
-    tokenizer = load_tokenizer(model, max_length=data.max_length, texts=[read.texts[i] for i in parts["train"]])
+    found = load(data, examples=examples)
+    parts = split(found, data)
+    texts = {name: [found.texts[i] for i in positions.tolist()] for name, positions in parts.items()}
+    tokenizer = load_tokenizer(model, max_length=data.max_length, texts=texts["train"])
     cache.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=cache))
     for name, positions in parts.items():
-        input_ids, lengths = encode([read.texts[i] for i in positions], tokenizer, max_length=data.max_length)
-        columns = {"input_ids": input_ids, "lengths": lengths}
-        columns |= {"labels": read.labels[positions], "ids": read.ids[positions]}
+        input_ids, lengths = encode(texts[name], tokenizer, max_length=data.max_length)
+        columns: dict[str, npt.NDArray[Any]] = {"input_ids": input_ids, "lengths": lengths}
+        columns |= {"labels": found.labels[positions], "ids": found.ids[positions]}
         for column, values in columns.items():
             np.save(part / f"{name}-{column}.npy", values, allow_pickle=False)
     tokenizer.save(part / "tokenizer")
     (part / "encoded.json").write_text(
-        json.dumps({"label_names": read.label_names, "special": asdict(tokenizer.special)})
+        json.dumps({"label_names": [str(value) for value in data.label_values], "special": asdict(tokenizer.special)})
     )
     try:
         part.chmod(0o755)
@@ -190,9 +183,7 @@ def prepare(data: Data, *, identity: str, examples: int, model: str, model_ident
     return folder
 
 
-def encode(
-    texts: Sequence[str], tokenizer: Tokenizer, *, max_length: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+def encode(texts: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -> tuple[TokenArray, TokenArray]:
     """Token ids ``[n, max_length]``, padded on the right, and lengths ``[n]``, special tokens included."""
     input_ids = np.full((len(texts), max_length), tokenizer.special.pad, dtype=np.int32)
     lengths = np.zeros(len(texts), dtype=np.int32)
@@ -204,12 +195,12 @@ def encode(
 
 
 def open_encoded(folder: Path) -> EncodedData:
-    """What :func:`prepare` wrote, mapped into memory so that workers of one machine share it."""
+    """What :func:`prepare` wrote, mapped into memory so that the workers of one machine share one copy."""
     description = json.loads((folder / "encoded.json").read_text())
     splits = {
         name: Encoded(
             **{
-                column: np.load(folder / f"{name}-{column}.npy", mmap_mode="r", allow_pickle=False)
+                column: np.load(folder / f"{name}-{column}.npy", mmap_mode="c", allow_pickle=False)
                 for column in ("input_ids", "lengths", "labels", "ids")
             }
         )
@@ -218,6 +209,6 @@ def open_encoded(folder: Path) -> EncodedData:
     return EncodedData(
         **splits,
         label_names=tuple(description["label_names"]),
-        special=SpecialTokens(**description["special"]),
+        special=SpecialTokens(**{**description["special"], "inputs": tuple(description["special"]["inputs"])}),
         tokenizer=folder / "tokenizer",
     )

@@ -19,6 +19,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 CPU_MICRO_BATCH = 64
 # The largest that is tried on an accelerator before halving.
 LARGEST_MICRO_BATCH = 512
+CPU_OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a primitive", "could not create a memory")
 
 
 def find_device() -> torch.device:
@@ -70,8 +71,12 @@ def start_micro_batch(wanted: Literal["auto"] | int, batch_size: int, device: to
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory did not suffice; on the CPU it has no exception of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether torch says that memory did not suffice.
+
+    On the CPU it has no exception of its own for that, and oneDNN does not tell it from other reasons; taking one of
+    those for it costs a few tries with less, after which the same error is raised.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CPU_OUT_OF_MEMORY)
 
 
 def keep_freed_memory() -> None:

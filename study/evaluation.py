@@ -33,8 +33,8 @@ class Evaluation:
 
 def evaluate(model: Classifier, split: Encoded, *, device: torch.device, precision: Precision) -> Evaluation:
     """Score ``split`` with dropout off. Texts are taken by length, so that little is padded; the order is put back."""
-    order = np.argsort(np.array(split.lengths), kind="stable")
-    ids, lengths = np.array(split.input_ids), np.array(split.lengths)
+    order = np.argsort(np.asarray(split.lengths), kind="stable")
+    ids, lengths = np.asarray(split.input_ids), np.asarray(split.lengths)
     size = EVALUATION_BATCH.get(device.type, EVALUATION_BATCH["cpu"])
     training = model.training
     model.eval()
@@ -54,7 +54,7 @@ def evaluate(model: Classifier, split: Encoded, *, device: torch.device, precisi
     sorted_logits = torch.cat(parts).cpu().numpy()
     logits = np.empty_like(sorted_logits)
     logits[order] = sorted_logits
-    return score(Predictions(example_id=np.array(split.ids), label=np.array(split.labels), logits=logits))
+    return score(Predictions(example_id=np.asarray(split.ids), label=np.asarray(split.labels), logits=logits))
 
 
 def score(predictions: Predictions) -> Evaluation:

@@ -113,7 +113,7 @@ class FineTuning:
         batch, epoch = self.settings.batch_size, len(self.epochs)
         first = epoch * self.steps_per_epoch
         last = min(first + self.steps_per_epoch, self.optimizer_steps)
-        order = epoch_order(np.array(self.data.train.lengths), batch_size=batch, seed=self.settings.seed, epoch=epoch)
+        order = epoch_order(np.asarray(self.data.train.lengths), batch_size=batch, seed=self.settings.seed, epoch=epoch)
         self.gradients.set_order(order)
         windows = [range(start, min(start + batch, len(order))) for start in range(0, (last - first) * batch, batch)]
         closing = interval_ends([len(window) for window in windows], self.settings.log_every_examples)

@@ -30,9 +30,9 @@ class Gradients:
         self.precision = precision
         self.one_length = settings.compile
         self.forward = torch.compile(model) if settings.compile else model
-        self.ids = torch.from_numpy(np.array(train.input_ids)).to(device)
-        self.labels = torch.from_numpy(np.array(train.labels)).to(device)
-        self.lengths = np.array(train.lengths)
+        self.ids = torch.from_numpy(np.asarray(train.input_ids)).to(device)
+        self.labels = torch.from_numpy(np.asarray(train.labels)).to(device)
+        self.lengths = np.asarray(train.lengths)
         self.device_lengths = torch.from_numpy(self.lengths).to(device)
         self.micro_batch_size = start_micro_batch(settings.micro_batch_size, settings.batch_size, device)
         self.set_order(np.arange(len(self.lengths)))

@@ -8,7 +8,8 @@ safetensors alone and no model's own code is run.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MethodType
@@ -23,7 +24,13 @@ from study.attention import attend, use_attention
 from study.dropout import replace_dropout
 
 BUILT_IN = ("tiny-bert", "tiny-roberta")
+# Their padding token, and whose inputs they have.
+BUILT_IN_TOKENIZERS: Mapping[str, tuple[str, Any]] = {
+    "tiny-bert": ("[PAD]", transformers.BertTokenizer),
+    "tiny-roberta": ("<pad>", transformers.RobertaTokenizer),
+}
 BUILT_IN_VOCABULARY = 8_192
+BUILT_IN_ALPHABET = 1_000
 
 # Families whose classification head reads the first position of the last layer and nothing else.
 FIRST_POSITION_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
@@ -43,10 +50,11 @@ DROPOUT_KEYS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialTokens:
-    """What a model has to know of its tokenizer: the padding id and the number of ids."""
+    """What a model has to know of its tokenizer: the padding id, the number of ids and the inputs it is made for."""
 
     pad: int
     vocabulary: int
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,9 @@ def load_tokenizer(model: str, *, max_length: int, texts: Sequence[str]) -> Toke
     """
     if model in BUILT_IN:
         backend = _train_wordpiece(texts) if model == "tiny-bert" else _train_byte_level(texts)
-        pad = backend.token_to_id("[PAD]" if model == "tiny-bert" else "<pad>")
+        padding, like = BUILT_IN_TOKENIZERS[model]
+        pad, inputs = backend.token_to_id(padding), like.model_input_names
+        assert pad is not None
     else:
         try:
             loaded = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
@@ -84,10 +94,10 @@ def load_tokenizer(model: str, *, max_length: int, texts: Sequence[str]) -> Toke
             raise ValueError(f"{model}: its tokenizer has no fast (Rust) version")
         if loaded.pad_token_id is None:
             raise ValueError(f"{model}: its tokenizer has no padding token")
-        backend, pad = loaded.backend_tokenizer, int(loaded.pad_token_id)
+        backend, pad, inputs = loaded.backend_tokenizer, int(loaded.pad_token_id), loaded.model_input_names
     backend.no_padding()
     backend.enable_truncation(max_length)
-    return Tokenizer(backend, SpecialTokens(pad=pad, vocabulary=backend.get_vocab_size()))
+    return Tokenizer(backend, SpecialTokens(pad=pad, vocabulary=backend.get_vocab_size(), inputs=tuple(inputs)))
 
 
 def _cannot_load(model: str, error: Exception) -> str:
@@ -96,11 +106,32 @@ def _cannot_load(model: str, error: Exception) -> str:
 
 
 def _train_wordpiece(texts: Sequence[str]) -> tokenizers.Tokenizer:
-    """BERT's uncased WordPiece, with a vocabulary learned from ``texts``."""
+    """BERT's uncased WordPiece, with a vocabulary learned from ``texts``.
+
+    The library numbers the pieces within words ("##a") as a hash map hands them out, anew in each process. Given as
+    special tokens they are numbered in this order; afterwards only BERT's own stay special.
+    """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     made = tokenizers.BertWordPieceTokenizer(lowercase=True)
-    made.train_from_iterator(texts, vocab_size=BUILT_IN_VOCABULARY, special_tokens=special, show_progress=False)
-    backend = made._tokenizer
+    trained = made._tokenizer
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(trained.normalizer.normalize_str(text))
+    characters = sorted(counts, key=lambda character: (-counts[character], character))[:BUILT_IN_ALPHABET]
+    letters = [character for character in characters if not character.isspace()]
+    pieces = [*letters, *(f"##{letter}" for letter in letters)]
+    made.train_from_iterator(
+        texts,
+        vocab_size=BUILT_IN_VOCABULARY,
+        limit_alphabet=len(letters),
+        special_tokens=[*special, *pieces],
+        show_progress=False,
+    )
+    vocabulary = {piece: trained.token_to_id(piece) for piece in trained.get_vocab()}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
+    backend.decoder = trained.decoder
+    backend.add_special_tokens(special)
     ends = [("[CLS]", backend.token_to_id("[CLS]")), ("[SEP]", backend.token_to_id("[SEP]"))]
     backend.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return backend
@@ -111,7 +142,7 @@ def _train_byte_level(texts: Sequence[str]) -> tokenizers.Tokenizer:
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     made = tokenizers.ByteLevelBPETokenizer()
     made.train_from_iterator(texts, vocab_size=BUILT_IN_VOCABULARY, special_tokens=special, show_progress=False)
-    backend = made._tokenizer
+    backend: tokenizers.Tokenizer = made._tokenizer
     ends = [("<s>", backend.token_to_id("<s>")), ("</s>", backend.token_to_id("</s>"))]
     backend.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
     return backend
@@ -120,17 +151,19 @@ def _train_byte_level(texts: Sequence[str]) -> tokenizers.Tokenizer:
 class Classifier(nn.Module):
     """A sequence classifier that takes padded ids and their lengths, whatever family it wraps.
 
-    Token types are never passed: for a single sequence every family's default is right. For families whose head reads
-    the first position alone, the last layer computes only that one, which is exact, and attention and dropout take the
-    ways that are fast on a CPU; without ``savings`` the library's model is left as it is.
+    Which of ids, mask and token types the model gets is what its tokenizer says that it takes. For families whose head
+    reads the first position alone, the last layer computes only that one, which is exact, and attention and dropout go
+    the ways that are fast on a CPU; without ``savings`` the library's model is left as it is.
     """
 
-    def __init__(self, model: transformers.PreTrainedModel, *, savings: bool = True) -> None:
+    def __init__(self, model: transformers.PreTrainedModel, inputs: Sequence[str], *, savings: bool = True) -> None:
         super().__init__()
         self.model = model
+        self.inputs = tuple(inputs)
         self.first_position = model.config.model_type in FIRST_POSITION_FAMILIES
         if self.first_position and savings:
-            last = model.base_model.encoder.layer[-1]
+            base: Any = model.base_model
+            last = base.encoder.layer[-1]
             last.forward = MethodType(_first_position_layer, last)
             use_attention(model)
             replace_dropout(model)
@@ -143,7 +176,8 @@ class Classifier(nn.Module):
             # A four-dimensional mask is used as it is; of a two-dimensional one the library asks the device whether
             # anything is padded, and waits for the answer.
             mask = mask[:, None, None, :] if self.first_position else mask.long()
-        logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=mask).logits
+        given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(input_ids)}
+        logits: torch.Tensor = self.model(**{name: given[name] for name in self.inputs if name in given}).logits
         return logits
 
 
@@ -188,7 +222,8 @@ def load_classifier(
             if hasattr(config, key):
                 setattr(config, key, dropout)
     if model in BUILT_IN:
-        return Classifier(transformers.AutoModelForSequenceClassification.from_config(config).float())
+        automatic: Any = transformers.AutoModelForSequenceClassification
+        return Classifier(automatic.from_config(config).float(), special.inputs)
     positions = getattr(config, "max_position_embeddings", -1)
     if config.model_type in SHIFTED_FAMILIES:
         positions -= special.pad + 1
@@ -205,7 +240,7 @@ def load_classifier(
         )
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(_cannot_load(model, error)) from error
-    return Classifier(loaded)
+    return Classifier(loaded, special.inputs)
 
 
 def _tiny_config(model: str, special: SpecialTokens, max_length: int) -> transformers.PretrainedConfig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Metric = Literal["loss", "accuracy"]
 
@@ -26,6 +26,12 @@ def _not_a_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("expected a number, not true or false")
     return value
+
+
+def _two_labels(values: tuple[str | int, str | int]) -> tuple[str | int, str | int]:
+    if str(values[0]) == str(values[1]):
+        raise ValueError("the two labels are the same")
+    return values
 
 
 PositiveInt = Annotated[int, BeforeValidator(_not_a_bool), Field(gt=0)]
@@ -106,11 +112,15 @@ class Fractions(Section):
 
 
 class Data(Section):
-    """A labelled text data set and how it is split and cut."""
+    """A labelled text data set of two classes, and how it is split and cut.
+
+    ``label_values`` are the labels of class 0 and of class 1.
+    """
 
     source: str = Field(min_length=1)
     text_column: str = "text"
     label_column: str = "label"
+    label_values: Annotated[tuple[str | int, str | int], AfterValidator(_two_labels)] = (0, 1)
     hub_splits: tuple[str, ...] = ("train", "test")
     examples: PositiveInt | None = None
     fractions: Fractions = Fractions()

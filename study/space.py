@@ -299,31 +299,6 @@ def _model_identity(model: str) -> str:
     return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
 
 
-def _rows_and_columns(path: Path) -> tuple[int, dict[str, str]]:
-    """Number of rows of a data file, and the type of each of its columns.
-
-    Raises ValueError or OSError for a file that is not what its suffix says.
-    """
-    import pyarrow
-
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
-
-        with pyarrow.parquet.ParquetFile(path) as file:
-            rows, schema = file.metadata.num_rows, file.schema_arrow
-    elif path.suffix == ".csv":
-        import pyarrow.csv
-
-        table = pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))
-        rows, schema = table.num_rows, table.schema
-    else:
-        import pyarrow.json
-
-        table = pyarrow.json.read_json(path)
-        rows, schema = table.num_rows, table.schema
-    return rows, {field.name: str(field.type) for field in schema}
-
-
 def _listed(words: Iterable[object]) -> str:
     shown = [str(word) for word in words]
     return ", ".join(shown[:12]) + (", …" if len(shown) > 12 else "")
@@ -793,12 +768,13 @@ class _Reader:
         if _kind(path) != "file":
             self.fault(where, f"the file {path} " + ("does not exist" if _kind(path) == "nothing" else "is no file"))
             return None
+        from study import datafile  # imports pyarrow, which other spaces can do without
+
         try:
-            rows, columns = _rows_and_columns(path)
+            rows, columns = datafile.describe(path)
         except (ValueError, OSError) as error:
-            self.fault(
-                where, f"{path} cannot be read as {path.suffix.removeprefix('.')}: {' '.join(str(error).split())}"
-            )
+            kind = path.suffix.removeprefix(".")
+            self.fault(where, f"{path} cannot be read as {kind}: {' '.join(str(error).split())}")
             return None
         good = True
         for setting, column in (("text_column", data.text_column), ("label_column", data.label_column)):
@@ -806,14 +782,25 @@ class _Reader:
                 hint = _nearest(column, columns) or f"; name one of them with data.{setting}"
                 self.fault(("data", setting), f"{path} has no column {_show(column)}, it has {_listed(columns)}{hint}")
                 good = False
-            elif setting == "text_column" and not TEXT_TYPE.match(columns[column]):
-                self.fault(
-                    ("data", setting), f"the column {_show(column)} of {path} holds {columns[column]}, not UTF-8 text"
-                )
+            elif setting == "text_column" and path.suffix != ".csv" and not TEXT_TYPE.match(columns[column]):
+                self.fault(("data", setting), f"the column {_show(column)} of {path} holds {columns[column]}, not text")
                 good = False
         if rows < FEWEST_ROWS:
             self.fault(where, f"{path} has {rows} rows; at least {FEWEST_ROWS} are needed")
         return rows if good and rows >= FEWEST_ROWS else None
+
+    def content(self, data: Data) -> None:
+        """Raise what is wrong with the rows of a data file; all of it has to be read for that."""
+        path = Path(data.source)
+        if path.is_absolute():
+            from study import datafile
+
+            try:
+                columns = datafile.read(path, text_column=data.text_column, label_column=data.label_column)
+                datafile.check(*columns, label_values=data.label_values)
+            except (ValueError, OSError) as error:
+                self.fault(("data", "source"), f"{path}, {' '.join(str(error).split())}")
+        self.check()
 
     # The whole
 
@@ -854,6 +841,7 @@ class _Reader:
         fixed = {key: fixed.get(key, default) for key, default in defaults.items()}
         fixed = {key: list(value) if isinstance(value, tuple) else value for key, value in fixed.items()}
         models, used = self.combinations(fixed, axes, rules, claimed, reshaped=bool(only))
+        self.content(data)
         more = {
             "run": run.model_dump(mode="json"),
             "references": [reference.model_dump(mode="json") for reference in references],

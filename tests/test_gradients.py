@@ -153,8 +153,8 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
 def train_with_little_memory(megabytes: int) -> tuple[int, list[int], int, float]:
     """Train one step, up to its gradient with only so much address space more than was taken before it."""
     torch.set_num_threads(1)
-    data = make_data("tiny-bert", train=1_024, evaluated=8, shortest=LENGTH)
-    loop = make_loop(data, make_settings(epochs=1, batch_size=1_024, micro_batch_size=1_024))
+    data = make_data("tiny-bert", train=4_096, evaluated=8, shortest=LENGTH)
+    loop = make_loop(data, make_settings(epochs=1, batch_size=4_096, micro_batch_size=4_096))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     unlimited = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20, unlimited[1]))
@@ -166,10 +166,10 @@ def train_with_little_memory(megabytes: int) -> tuple[int, list[int], int, float
 
 
 def test_where_the_system_refuses_memory_less_is_taken() -> None:
-    """The whole batch takes some 400 MB; of the 150 MB that there are, the library's own buffers need a part."""
+    """The whole batch takes some 800 MB; of the 550 MB that there are, the library's own buffers need a part."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        micro_batch_size, halved_at, examples_seen, worst = process.submit(train_with_little_memory, 150).result()
-    assert micro_batch_size < 1_024
+        micro_batch_size, halved_at, examples_seen, worst = process.submit(train_with_little_memory, 550).result()
+    assert micro_batch_size < 4_096
     assert halved_at == [0]
-    assert examples_seen == 1_024
+    assert examples_seen == 4_096
     assert worst < 1e-5

@@ -284,8 +284,8 @@ def test_the_built_in_reviews_are_identified_by_their_version(small: Path) -> No
 
 def test_text_that_is_not_utf_8_is_faulted(tmp_path: Path, small: Path) -> None:
     path = tmp_path / "latin.csv"
-    path.write_bytes(b"text,label\n" + b"caf\xe9,1\n" * 20)
-    with pytest.raises(SpaceError, match="not UTF-8 text"):
+    path.write_bytes(b"text,label\n" + b"cafe,0\ncaf\xe9,1\n" * 200)
+    with pytest.raises(SpaceError, match=r"--data: .*latin.csv, row 2: the text is not UTF-8.* \(199 more"):
         read(small, data=str(path))
 
 
