@@ -142,10 +142,11 @@ def used(contender: Contender) -> Precision:
     return contender.precision
 
 
-def measure_together(work: Work, numbers: Sequence[int], given: argparse.Namespace, precision: Precision) -> str:
+def measure_together(work: Work, numbers: Sequence[int], precisions: Sequence[str], given: argparse.Namespace) -> str:
     """The table of so many trajectories at a time, beside one ``Trainer`` at a time that has all threads."""
-    peers = [TRAINER, TRAINER_BF16] if precision == "bfloat16" else [TRAINER]
-    ours = [SAVING, SAVING_BF16] if precision == "bfloat16" else [SAVING]
+    chosen = contenders(precisions, compiled=False)
+    peers = [contender for contender in chosen if contender.trainer]
+    ours = [contender for contender in chosen if contender.savings]
     with ExitStack() as stack:
         groups = {peer.name: Group(work, [peer], threads=given.threads, clock=given.clock) for peer in peers} | {
             f"{number} x {one.name}": Group(
@@ -163,10 +164,10 @@ def measure_together(work: Work, numbers: Sequence[int], given: argparse.Namespa
         for name, rate in steps.items()
     }
     rows = [
-        [name, f"{rate.median * work.batch_size:,.1f}", spread(rate.over(rates[TRAINER.name]))]
+        [name, f"{rate.median * work.batch_size:,.1f}", spread(rate.over(rates[peers[0].name]))]
         for name, rate in rates.items()
     ]
-    return table(["at a time", "examples/s together", f"to one {TRAINER.name}"], rows)
+    return table(["at a time", "examples/s together", f"to one {peers[0].name}"], rows)
 
 
 def peak_of(rate: Rates, product: Matmul) -> float:
@@ -195,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 started = time.perf_counter()
                 work = make_work(given, model, length, batch_size)
                 if numbers:
-                    shown = measure_together(work, numbers, given, auto)
+                    shown = measure_together(work, numbers, precisions, given)
                 else:
                     shown = measure(work, contenders(precisions, compiled=given.compile), given, device)
                 print(f"\n{model}, batch {batch_size}, length {length} ({since(started)})\n\n{shown}", flush=True)
