@@ -103,7 +103,9 @@ def check(
 
     Raises ValueError that names the first row with each kind of fault and says how many rows have it.
     """
-    classes: dict[object, int] = {text: index for index, value in enumerate(label_values) for text in (value, str(value))}
+    classes: dict[object, int] = {
+        text: index for index, value in enumerate(label_values) for text in (value, str(value))
+    }
     wanted = " or ".join(map(str, label_values))
     decoded: list[str] = []
     found: list[int] = []

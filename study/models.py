@@ -20,7 +20,9 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from torch.nn import functional
+
+from study.attention import attend, use_attention
+from study.dropout import replace_dropout
 
 BUILT_IN = ("tiny-bert", "tiny-roberta")
 # Their padding token, and whose inputs they have.
@@ -157,18 +159,21 @@ class Classifier(nn.Module):
     """A sequence classifier that takes padded ids and their lengths, whatever family it wraps.
 
     Which of ids, mask and token types the model gets is what its tokenizer says that it takes. For families whose head
-    reads the first position alone, the last layer computes only that one, which is exact.
+    reads the first position alone, the last layer computes only that one, which is exact, and attention and dropout go
+    the ways that are fast on a CPU; without ``savings`` the library's model is left as it is.
     """
 
-    def __init__(self, model: transformers.PreTrainedModel, inputs: Sequence[str]) -> None:
+    def __init__(self, model: transformers.PreTrainedModel, inputs: Sequence[str], *, savings: bool = True) -> None:
         super().__init__()
         self.model = model
         self.inputs = tuple(inputs)
         self.first_position = model.config.model_type in FIRST_POSITION_FAMILIES
-        if self.first_position:
+        if self.first_position and savings:
             base: Any = model.base_model
             last = base.encoder.layer[-1]
             last.forward = MethodType(_first_position_layer, last)
+            use_attention(model)
+            replace_dropout(model)
 
     def forward(self, input_ids: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         """Logits ``[n, classes]`` of ids ``[n, length]``; ``lengths`` ``[n]`` is None where nothing is padded."""
@@ -197,13 +202,8 @@ def _first_position_layer(
             (attention.value, hidden_states),
         )
     )
-    context = functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=None if attention_mask is None else attention_mask[..., :1, :],
-        dropout_p=attention.dropout.p if layer.training else 0.0,
-    )
+    mask = None if attention_mask is None else attention_mask[..., :1, :]
+    context = attend(query, key, value, mask, dropout=attention.dropout.p if layer.training else 0.0)
     attended = layer.attention.output(context.transpose(1, 2).flatten(2), first)
     output: torch.Tensor = layer.feed_forward_chunk(attended)
     return output

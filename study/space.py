@@ -783,9 +783,7 @@ class _Reader:
                 self.fault(("data", setting), f"{path} has no column {_show(column)}, it has {_listed(columns)}{hint}")
                 good = False
             elif setting == "text_column" and path.suffix != ".csv" and not TEXT_TYPE.match(columns[column]):
-                self.fault(
-                    ("data", setting), f"the column {_show(column)} of {path} holds {columns[column]}, not text"
-                )
+                self.fault(("data", setting), f"the column {_show(column)} of {path} holds {columns[column]}, not text")
                 good = False
         if rows < FEWEST_ROWS:
             self.fault(where, f"{path} has {rows} rows; at least {FEWEST_ROWS} are needed")

@@ -6,7 +6,6 @@ goes on from its newest checkpoint, and does nothing once it has ended.
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,14 @@ from transformers import PreTrainedModel
 from study import checkpoint
 from study.cells import scores
 from study.data import EncodedData, open_encoded
-from study.devices import choose_precision, device_name, find_device, set_tf32
+from study.devices import (
+    choose_precision,
+    device_name,
+    find_device,
+    give_back_memory,
+    keep_freed_memory,
+    set_tf32,
+)
 from study.finetune import EpochEnd, FineTuning
 from study.models import load_classifier
 from study.records import Epoch, Interval, Outcome, Record, TrajectoryFolder
@@ -46,6 +52,7 @@ def train_trajectory(
         return outcome
     if stop_file is not None and stop_file.exists():
         return None
+    keep_freed_memory()
     torch.set_num_threads(cpu_threads)
     loop = make_loop(Settings(**config["settings"]), open_encoded(Path(config["encoded"])), config)
     saved = checkpoint.load_newest(checkpoints)
@@ -144,10 +151,7 @@ def tune_trainable(config: dict[str, Any]) -> None:
             stop_file=Path(config["stop_file"]),
         )
     finally:
-        # Ray may use this process for the next trajectory: give back what this one held on the device.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back_memory()  # Ray may keep this process for the next trajectory
 
 
 def _keep_weights(model: PreTrainedModel, folder: Path) -> None:

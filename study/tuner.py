@@ -22,6 +22,9 @@ from typing import Any, Protocol, Self
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Read by the C library when a worker starts: see keep_freed_memory in study.devices, which comes late for a thread.
+for name, value in {"MALLOC_ARENA_MAX": 1, "MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": 2**31 - 1}.items():
+    os.environ.setdefault(name, str(value))
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 

@@ -68,7 +68,9 @@ def test_more_equal_texts_than_a_split_holds_are_told() -> None:
 def test_a_sample_is_drawn_and_keeps_the_rows_ids(tmp_path: Path) -> None:
     path = tmp_path / "data.parquet"
     texts, labels = [f"text {i}" for i in range(50)], [i % 2 for i in range(50)]
-    pyarrow.parquet.write_table(pa.table({"review": texts, "sentiment": ["bad" if x else "good" for x in labels]}), path)
+    pyarrow.parquet.write_table(
+        pa.table({"review": texts, "sentiment": ["bad" if x else "good" for x in labels]}), path
+    )
     named = {"text_column": "review", "label_column": "sentiment", "label_values": ("good", "bad")}
     data = data_of(source=str(path), **named)
     sample = load(data, examples=20)

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 import multiprocessing
@@ -27,7 +28,9 @@ class Oracle:
 
     def __init__(self, loop: FineTuning, data: EncodedData) -> None:
         self.loop, self.data = loop, data
-        self.model = transformers.AutoModelForSequenceClassification.from_config(loop.model.model.config)  # type: ignore[no-untyped-call]
+        config = copy.deepcopy(loop.model.model.config)
+        automatic: Any = transformers.AutoModelForSequenceClassification
+        self.model = automatic.from_config(config, attn_implementation="sdpa")
         self.batches = self._batches()
         self.losses: list[torch.Tensor] = []
         self.worst = 0.0

@@ -1,0 +1,1 @@
+"""How fast is the study, and against what? Each module is a command: ``python -m benchmarks.NAME --help``."""

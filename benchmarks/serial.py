@@ -1,0 +1,87 @@
+"""How long does a study take that is trained one cell after the other with the library's ``Trainer``?
+
+As a person would write it, with what costs least: encoded data, all threads, early stopping by the library's callback,
+one score on test when a cell has ended, and nothing saved.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+
+from benchmarks.contenders import collate, rows
+from study.data import EncodedData
+from study.devices import find_device
+from study.models import load_classifier
+from study.settings import Settings
+
+LARGEST_BATCH = 64
+
+
+def cell_seconds(settings: Settings, data: EncodedData) -> float:
+    """Seconds of one cell, its model and its ``Trainer`` made anew."""
+    started = time.perf_counter()
+    torch.manual_seed(settings.seed)
+    stopping = settings.early_stopping
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = transformers.Trainer(
+            model=library_model(settings, data),
+            args=transformers.TrainingArguments(output_dir=folder, **arguments(settings)),
+            train_dataset=rows(data.train),
+            eval_dataset=rows(data.validation),
+            data_collator=collate,
+            callbacks=[transformers.EarlyStoppingCallback(stopping.patience)] if stopping else [],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+        test: Any = rows(data.test)  # a list is a data set with an index
+        trainer.predict(test)
+    return time.perf_counter() - started
+
+
+def library_model(settings: Settings, data: EncodedData) -> transformers.PreTrainedModel:
+    """The model that the study would train, without what the study changes in it."""
+    classifier = load_classifier(
+        settings.model,
+        classes=len(data.label_names),
+        special=data.special,
+        max_length=data.max_length,
+        dropout=settings.dropout,
+    )
+    config = classifier.model.config
+    config._attn_implementation = "sdpa"
+    automatic: Any = transformers.AutoModelForSequenceClassification
+    model: transformers.PreTrainedModel = automatic.from_config(config).float()
+    return model
+
+
+def arguments(settings: Settings) -> Mapping[str, Any]:
+    """The library's names for ``settings``."""
+    micro = min(settings.batch_size, LARGEST_BATCH)
+    on_cpu = find_device().type == "cpu"
+    return {
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": settings.batch_size // micro,
+        "per_device_eval_batch_size": LARGEST_BATCH,
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.lr_schedule,
+        "warmup_steps": settings.warmup_fraction,  # a share, where it is below 1
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_gradient_norm or 0.0,
+        "seed": settings.seed,
+        "eval_strategy": "epoch",
+        "metric_for_best_model": "eval_loss",
+        "use_cpu": on_cpu,
+        "dataloader_pin_memory": not on_cpu,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+    }

@@ -1,0 +1,207 @@
+"""How many examples per second does the loop train, beside the library's ``Trainer`` on the same work?
+
+Without Ray: same model, texts, effective batch and length, in turns of one run. ``--side-by-side`` lets trajectories of
+one thread each stand beside one ``Trainer`` that has all cores, ``--concurrent`` puts several on one GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+if not __package__:  # run as a file: the study.py beside this one must not be taken for the package
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+
+from benchmarks.alternation import Rates, since, spread, table, take_turns
+from benchmarks.contenders import Contender, Work
+from benchmarks.machine import Matmul, describe
+from benchmarks.processes import CLOCKS, Group
+from benchmarks.workload import SHAPES, generated, read_texts, training_flops
+from study.devices import Precision, choose_precision, find_device, set_tf32
+
+TRAINER = Contender(name="Trainer, float32", trainer=True)
+SAME = Contender(name="loop, float32, same arithmetic")
+SAVING = Contender(name="loop, float32, exact savings", savings=True)
+TRAINER_BF16 = Contender(name="Trainer, bfloat16", trainer=True, precision="bfloat16")
+SAME_BF16 = Contender(name="loop, bfloat16, same arithmetic", precision="bfloat16")
+SAVING_BF16 = Contender(name="loop, bfloat16, exact savings", precision="bfloat16", savings=True)
+EXAMPLES = 4_096
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.throughput",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--models", nargs="+", choices=list(SHAPES), metavar="MODEL",
+                      help=f"of {', '.join(SHAPES)} (default: tiny mini; on a GPU bert-base roberta-base)")  # fmt: skip
+    made.add_argument("--batch-sizes", nargs="+", type=int, metavar="N", help="effective (default: 16; on a GPU 16 64 "
+                      "256 4096)")  # fmt: skip
+    made.add_argument("--lengths", nargs="+", type=int, metavar="N", help="in tokens (default: 128; on a GPU 128 512)")
+    made.add_argument("--texts", choices=("imdb", "full"), default="imdb", help="generated texts with lengths like "
+                      "IMDB's, or all of the full length (default: %(default)s)")  # fmt: skip
+    made.add_argument("--data", metavar="FILE", help="take the texts of a .parquet, .csv or .jsonl file instead")
+    made.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16"), help="default: both where bfloat16 "
+                      "is fast, else float32")  # fmt: skip
+    made.add_argument("--turns", type=int, default=7, metavar="N", help="of each contender (default: %(default)s)")
+    made.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of a turn (default: %(default)s)")
+    made.add_argument("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="on a CPU (default: "
+                      "%(default)s)")  # fmt: skip
+    made.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu counts the processor's seconds, for "
+                      "cores that others use too: with --threads 1 (default: %(default)s)")  # fmt: skip
+    made.add_argument("--compile", action="store_true", help="add rows with torch.compile")
+    modes = made.add_mutually_exclusive_group()
+    modes.add_argument("--side-by-side", action="store_true", help="one trajectory of one thread for each core, beside "
+                       "one Trainer that has them all")  # fmt: skip
+    modes.add_argument("--concurrent", type=counts, metavar="N,N", help="so many processes at a time on one device")
+    return made
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Numbers with commas between them."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def contenders(precisions: Sequence[str], *, compiled: bool) -> list[Contender]:
+    """Who takes turns; the first is what the others are compared with."""
+    chosen = []
+    if "float32" in precisions:
+        chosen += [TRAINER, SAME, SAVING]
+    if "bfloat16" in precisions:
+        chosen += [TRAINER_BF16, SAME_BF16, SAVING_BF16]
+    if compiled:
+        chosen += [
+            Contender(name=f"loop, {p}, savings, compiled", precision=precision_of(p), savings=True, compile=True)
+            for p in precisions
+        ]
+    return chosen
+
+
+def precision_of(name: str) -> Precision:
+    """The name of a precision, as the type that it is."""
+    return "bfloat16" if name == "bfloat16" else "float32"
+
+
+def make_work(given: argparse.Namespace, model: str, length: int, batch_size: int) -> Work:
+    """What one table measures."""
+    shape = SHAPES[model]
+    if given.data:
+        texts = read_texts(given.data, length=length, examples=EXAMPLES)
+    else:
+        texts = generated(EXAMPLES, shape, length=length, full=given.texts == "full", rng=np.random.default_rng(0))
+    return Work(shape=shape, texts=texts, batch_size=batch_size)
+
+
+def measure(work: Work, chosen: Sequence[Contender], given: argparse.Namespace, device: torch.device) -> str:
+    """The table of contenders that take turns."""
+    clock = CLOCKS[given.clock]
+    with ExitStack() as stack:
+        groups = {
+            contender.name: stack.enter_context(Group(work, [contender], threads=given.threads, clock=given.clock))
+            for contender in chosen
+        }
+        timed = {name: group.seconds for name, group in groups.items()}
+        products = {precision: Matmul(device, precision, clock) for precision in dict.fromkeys(map(used, chosen))}
+        timed |= {f"matmul {precision}": product.seconds for precision, product in products.items()}
+        rates = take_turns(timed, turns=given.turns, seconds=given.seconds)
+    rows = []
+    for contender in chosen:
+        rate = rates[contender.name]
+        flops = training_flops(work.shape, work.texts.lengths, first_position=contender.savings) * work.batch_size
+        share = rate.over(rates[f"matmul {contender.precision}"])[0] * flops / products[contender.precision].flops
+        peer = rates.get(f"Trainer, {contender.precision}")
+        rows.append(
+            [
+                contender.name,
+                f"{rate.median * work.batch_size:,.1f}",
+                spread(rate.over(rates[chosen[0].name])),
+                spread(rate.over(peer)) if peer else "",
+                f"{share:.0%}",
+                str(groups[contender.name].micro_batch_size),
+            ]
+        )
+    shown = ", ".join(
+        f"{precision} {peak_of(rates[f'matmul {precision}'], product) / 1e12:.3g} TFLOP/s"
+        for precision, product in products.items()
+    )
+    head = ["", "examples/s", f"to {chosen[0].name}", "to Trainer, same precision", "MFU", "micro-batch"]
+    return f"{table(head, rows)}\n\nmeasured matmul rate: {shown}"
+
+
+def used(contender: Contender) -> Precision:
+    """The precision of a contender."""
+    return contender.precision
+
+
+def measure_together(work: Work, numbers: Sequence[int], precisions: Sequence[str], given: argparse.Namespace) -> str:
+    """The table of so many trajectories at a time, beside one ``Trainer`` at a time that has all threads."""
+    chosen = contenders(precisions, compiled=False)
+    peers = [contender for contender in chosen if contender.trainer]
+    ours = [contender for contender in chosen if contender.savings]
+    with ExitStack() as stack:
+        groups = {peer.name: Group(work, [peer], threads=given.threads, clock=given.clock) for peer in peers} | {
+            f"{number} x {one.name}": Group(
+                work, [one] * number, threads=max(1, given.threads // number), clock=given.clock
+            )
+            for one in ours
+            for number in numbers
+        }
+        for group in groups.values():
+            stack.enter_context(group)
+        timed = {name: group.seconds for name, group in groups.items()}
+        steps = take_turns(timed, turns=given.turns, seconds=given.seconds)
+    rates = {
+        name: Rates(values=tuple(value * len(groups[name].lines) for value in rate.values))
+        for name, rate in steps.items()
+    }
+    rows = [
+        [name, f"{rate.median * work.batch_size:,.1f}", spread(rate.over(rates[peers[0].name]))]
+        for name, rate in rates.items()
+    ]
+    return table(["at a time", "examples/s together", f"to one {peers[0].name}"], rows)
+
+
+def peak_of(rate: Rates, product: Matmul) -> float:
+    """Floating-point operations per second of a matrix product."""
+    return rate.median * product.flops
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    given = parser().parse_args(arguments)
+    device = find_device()
+    torch.set_num_threads(given.threads)
+    set_tf32(False)
+    gpu = device.type == "cuda"
+    auto = choose_precision("auto", device)
+    precisions = given.precisions or (["float32"] if auto == "float32" else ["float32", "bfloat16"])
+    numbers = given.concurrent or ((1, given.threads) if given.side_by_side else ())
+    print(
+        f"{describe(device)}; precision auto is {auto}; "
+        f"{given.turns} turns of {given.seconds:g} s by the {given.clock} clock",
+        flush=True,
+    )
+    for model in given.models or (["bert-base", "roberta-base"] if gpu else ["tiny", "mini"]):
+        for length in given.lengths or ([128, 512] if gpu and not numbers else [128]):
+            for batch_size in given.batch_sizes or ([16, 64, 256, 4096] if gpu and not numbers else [16]):
+                started = time.perf_counter()
+                work = make_work(given, model, length, batch_size)
+                if numbers:
+                    shown = measure_together(work, numbers, precisions, given)
+                else:
+                    shown = measure(work, contenders(precisions, compiled=given.compile), given, device)
+                print(f"\n{model}, batch {batch_size}, length {length} ({since(started)})\n\n{shown}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

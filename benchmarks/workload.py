@@ -1,0 +1,132 @@
+"""What is trained in a measurement: which model, on which texts, for how many floating-point operations?"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import transformers
+
+from study.data import Encoded, EncodedData, open_encoded, prepare
+from study.models import SpecialTokens
+from study.settings import Data
+
+CLASSES = 2
+# Below all of them lie the special ids of every family.
+FIRST_WORD = 5
+# Median and spread (of the logarithm, below and above the median) of IMDB's lengths in BERT's tokens: with these, 11 %
+# have fewer than 128, 56 % fewer than 256 and 86 % fewer than 512, as the real ones have.
+IMDB_MEDIAN, IMDB_SPREAD_BELOW, IMDB_SPREAD_ABOVE = 231, 0.48, 0.74
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A model's size."""
+
+    family: str
+    layers: int
+    width: int
+    vocabulary: int
+
+    @property
+    def pad(self) -> int:
+        """The padding id."""
+        return 0 if self.family == "bert" else 1
+
+
+SHAPES = {
+    "tiny": Shape(family="bert", layers=2, width=128, vocabulary=8_192),
+    "tiny-roberta": Shape(family="roberta", layers=2, width=128, vocabulary=8_192),
+    "mini": Shape(family="bert", layers=4, width=256, vocabulary=30_522),
+    "bert-base": Shape(family="bert", layers=12, width=768, vocabulary=30_522),
+    "roberta-base": Shape(family="roberta", layers=12, width=768, vocabulary=50_265),
+}
+
+
+def make_model(shape: Shape, *, max_length: int, device: torch.device) -> transformers.PreTrainedModel:
+    """The library's classifier with random weights: throughput does not depend on their values."""
+    values: dict[str, Any] = {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.width // 64,
+        "intermediate_size": 4 * shape.width,
+        "max_position_embeddings": max_length + shape.pad + 1,
+        "num_labels": CLASSES,
+        "pad_token_id": shape.pad,
+    }
+    config: transformers.PretrainedConfig
+    config = transformers.BertConfig(**values) if shape.family == "bert" else transformers.RobertaConfig(**values)
+    model: Any = transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    made: transformers.PreTrainedModel = model.to(device, torch.float32)
+    return made
+
+
+def generated(n: int, shape: Shape, *, length: int, full: bool, rng: np.random.Generator) -> Encoded:
+    """Random tokens, of lengths like IMDB's cut to ``length``, or all of them ``full``."""
+    z = rng.standard_normal(n)
+    lengths = IMDB_MEDIAN * np.exp(z * np.where(z < 0, IMDB_SPREAD_BELOW, IMDB_SPREAD_ABOVE))
+    lengths = np.full(n, length) if full else np.clip(lengths, 3, length).astype(np.int64)
+    ids = rng.integers(FIRST_WORD, min(shape.vocabulary, 8_192), (n, length))
+    return Encoded(
+        input_ids=np.where(np.arange(length) < lengths[:, None], ids, shape.pad).astype(np.int32),
+        lengths=lengths.astype(np.int32),
+        labels=rng.integers(0, CLASSES, n),
+        ids=np.arange(n),
+    )
+
+
+def read_texts(file: str, *, length: int, examples: int) -> Encoded:
+    """The training split of a sample of ``file``, in the tokens of ``tiny-bert``, which every shape here knows."""
+    with tempfile.TemporaryDirectory() as cache:
+        data = Data(source=file, max_length=length)
+        folder = prepare(
+            data, identity=file, examples=examples, model="tiny-bert", model_identity="tiny-bert", cache=Path(cache)
+        )
+        train = open_encoded(folder).train
+        return take(train, len(train))
+
+
+def take(encoded: Encoded, n: int) -> Encoded:
+    """The first ``n`` examples, from the start again where there are fewer."""
+    rows = np.arange(n) % len(encoded)
+    return Encoded(
+        input_ids=np.array(encoded.input_ids[rows]),
+        lengths=np.array(encoded.lengths[rows]),
+        labels=np.array(encoded.labels[rows]),
+        ids=np.arange(n),
+    )
+
+
+def as_data(train: Encoded, shape: Shape) -> EncodedData:
+    """``train`` with the smallest other splits that the loop takes: no measurement here evaluates."""
+    return EncodedData(
+        train=train,
+        validation=take(train, 1),
+        test=take(train, 1),
+        label_names=("no", "yes"),
+        special=SpecialTokens(pad=shape.pad, vocabulary=shape.vocabulary),
+        tokenizer=Path("no-tokenizer"),
+    )
+
+
+def training_flops(shape: Shape, lengths: npt.NDArray[Any], *, first_position: bool) -> float:
+    """Mean floating-point operations of a training step per example, padding not counted.
+
+    Two for each multiplication and addition of a matrix product; a backward pass takes twice a forward one (Kaplan et
+    al. 2020, "Scaling laws for neural language models", section 2.1, with attention's products added). With
+    ``first_position``, the last layer computes its output for that one position, and keys and values for all.
+    """
+    tokens = np.asarray(lengths, dtype=np.float64)
+    width = shape.width
+    weights = 12 * width * width
+    whole = 2 * weights * tokens + 4 * width * tokens**2
+    last = 2 * (2 * width * width) * tokens + 2 * (weights - 2 * width * width) + 4 * width * tokens
+    head = 2 * width * width + 2 * width * CLASSES
+    forward = (shape.layers - 1) * whole + (last if first_position else whole) + head
+    return 3 * float(forward.mean())

@@ -1,0 +1,74 @@
+"""How is attention computed, on a CPU, where torch's fused way is the slow one?
+
+In bfloat16 torch multiplies in float32 there, and its dropout draws slowly; plain matrix products take half the time.
+Accelerators get torch's own. The library knows the function by a name, as it does its own (``AttentionInterface``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch.nn import functional
+from transformers.masking_utils import sdpa_mask
+
+from study.dropout import drop
+
+NAME = "study"
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    dropout: float,
+    scaling: float | None = None,
+) -> torch.Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017) ``[n, heads, queries, width]``.
+
+    ``mask`` is boolean, True where a key may be seen, or added to the scores. Where matrix products run in bfloat16,
+    scores and probabilities are rounded to it and sums run in float32, as in the library's own eager attention.
+    """
+    plain = query.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not plain or (not dropout and query.dtype == torch.float32):
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling
+        )
+    # Autocast would have the softmax in float32, whose result the next product rounds to bfloat16 all the same.
+    with torch.autocast("cpu", enabled=False):
+        scores = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)
+        if mask is not None:
+            scores += _added(mask, scores.dtype)
+        shares = torch.softmax(scores, dim=-1)
+        return (drop(shares, dropout) if dropout else shares) @ value
+
+
+def _added(mask: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(kind)
+    return torch.zeros_like(mask, dtype=kind).masked_fill_(~mask, float("-inf"))
+
+
+def _library_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """:func:`attend` with the library's arguments; its result is ``[n, queries, heads, width]``."""
+    context = attend(query, key, value, attention_mask, dropout=dropout, scaling=scaling)
+    return context.transpose(1, 2).contiguous(), None
+
+
+def use_attention(model: transformers.PreTrainedModel) -> None:
+    """Let ``model``, an encoder whose attention is the library's ``sdpa``, attend with :func:`attend`."""
+    transformers.AttentionInterface.register(NAME, _library_attention)
+    transformers.AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
