@@ -114,6 +114,7 @@ def _train(
     console: Console,
 ) -> None:
     cluster = connect(options.address, verbose=options.verbose)
+    signals.take()
     if cluster.dashboard:
         console.print(f"Ray dashboard: {cluster.dashboard}  (token: ray get-auth-token)")
     if warning := check_resources(space.run, cluster):

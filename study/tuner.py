@@ -23,8 +23,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Read by the C library when a worker starts: see keep_freed_memory in study.devices, which comes late for a thread.
-for name, value in {"MALLOC_ARENA_MAX": 1, "MALLOC_MMAP_MAX_": 0, "MALLOC_TRIM_THRESHOLD_": 2**31 - 1}.items():
-    os.environ.setdefault(name, str(value))
+os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
@@ -40,6 +41,7 @@ from study.settings import Run
 
 # How long running trajectories may take to save themselves after Ctrl-C: an interval's training and a checkpoint.
 SAVE_WITHIN_SECONDS = 60
+TAKEN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class View(Protocol):
@@ -71,9 +73,15 @@ class Signals:
 
     def __enter__(self) -> Self:
         self.stop_file.unlink(missing_ok=True)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._receive)
+        for number in TAKEN_SIGNALS:
+            self._before[number] = signal.getsignal(number)
+        self.take()
         return self
+
+    def take(self) -> None:
+        """Take the signals, again where Ray took SIGTERM for itself as it started."""
+        for number in TAKEN_SIGNALS:
+            signal.signal(number, self._receive)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
