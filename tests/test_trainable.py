@@ -303,9 +303,10 @@ def test_the_best_weights_are_a_model_that_gives_the_recorded_predictions(
     folder = TrajectoryFolder(plan(tmp_path / "kept", encoded, family, checkpoint_metric=metric))
     train(folder.path)
     automatic: Any = transformers.AutoModelForSequenceClassification
-    model = Classifier(automatic.from_pretrained(folder.path / "best-model"))
+    best_model = automatic.from_pretrained(folder.path / "best-model")
     best = best_epoch(scores(folder.epochs()), metric)
     data = open_encoded(encoded[family])
+    model = Classifier(best_model, data.special.inputs)
     recorded = folder.predictions(best, "test")
     assert recorded is not None
     got = evaluate(model, data.test, device=CPU, precision="float32").predictions
