@@ -20,6 +20,7 @@ SettingValues = Mapping[str, Any]
 
 # What a cell may change without changing how a single weight is trained.
 STOPPING_KEYS = ("early_stopping", "checkpoint_metric")
+SHORT_NAMES = {"learning_rate": "lr", "warmup_fraction": "warm-up", "batch_size": "batch", "optimizer_steps": "steps"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +170,9 @@ def _cell(settings: SettingValues, id_: str, trajectory: str, train_size: int, a
 
 def _name(settings: SettingValues, axes: tuple[str, ...]) -> str:
     shown = axes or ("model",)
-    return " · ".join(label(key, settings[key]) for key in shown if settings.get(key) is not None or key != "epochs")
+    parts = [(key, settings[key]) for key in shown if settings.get(key) is not None or key != "epochs"]
+    # A name has to fit beside the numbers of a table.
+    return " · ".join(label(key, value).replace(key, SHORT_NAMES.get(key, key), 1) for key, value in parts)
 
 
 def _trajectory(

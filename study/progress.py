@@ -129,7 +129,7 @@ class Progress:
             header_style="bold",
             padding=(0, 2, 0, 0),
         )
-        table.add_column("trajectory", overflow="ellipsis", no_wrap=True, ratio=1)
+        table.add_column("trajectory", ratio=1)  # the one column that gives way where the terminal is narrow
         table.add_column("state", no_wrap=True)
         for name in ("epoch", "train loss", "best val. acc.", "examples/s", "left"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -145,7 +145,7 @@ class Progress:
         rate = row.examples_per_second if row.state == "running" else None
         left = (row.trajectory.examples - row.examples) / rate if rate else None
         table.add_row(
-            row.trajectory.name,
+            Text(row.trajectory.name, no_wrap=True, overflow="ellipsis"),
             row.state if row.error is None else f"{row.state}: {row.error[:40]}",
             f"{row.epoch}/{row.trajectory.epochs}",
             "" if row.train_loss is None else f"{row.train_loss:.3f}",
