@@ -8,9 +8,10 @@ from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from study.cells import CellResult, unfinished
-from study.plan import Plan, SettingValues, Trajectory, label
+from study.plan import SHORT_NAMES, Plan, SettingValues, Trajectory, label
 from study.records import StudyFolder
 
 # More cells than this are shown by condition, over their seeds.
@@ -59,18 +60,23 @@ def result_table(results: Sequence[CellResult], axes: Sequence[str]) -> Table:
     if len(results) > MOST_ROWS:
         return _condition_table(results, [key for key in shown if key != "seed"])
     table = _table(shown)
-    for name in ("epochs", "chosen", "val. acc.", "test acc.", "test loss", "one class"):
+    for name in ("best epoch", "val. acc.", "test acc.", "test loss", "one class"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("ended", no_wrap=True)
     for result in results:
-        table.add_row(*(_value(key, result.cell.settings) for key in shown), *_scores(result))
+        table.add_row(*_words(shown, result.cell.settings), *_scores(result))
     return table
 
 
+def _words(keys: Iterable[str], settings: SettingValues) -> list[Text]:
+    """What gives way, rather than a number, where the terminal is narrow."""
+    return [Text(_value(key, settings), no_wrap=True, overflow="ellipsis") for key in keys]
+
+
 def _table(keys: Iterable[str]) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for key in keys:
-        table.add_column(key.replace("_", " "), no_wrap=True)
+        table.add_column(Text(SHORT_NAMES.get(key, key).replace("_", " "), no_wrap=True, overflow="ellipsis"))
     return table
 
 
@@ -80,10 +86,9 @@ def _scores(result: CellResult) -> list[str]:
     if result.state == "failed" and result.outcome is not None and result.outcome.error:
         ended = f"failed: {result.outcome.error[:60]}"
     if last is None or chosen is None:
-        return ["" if last is None else str(last.epoch), "", "", "", "", "", ended]
+        return ["" if last is None else f"none of {last.epoch}", "", "", "", "", ended]
     return [
-        str(last.epoch),
-        str(chosen.epoch),
+        f"{chosen.epoch} of {last.epoch}",
         f"{chosen.validation_accuracy:.3f}",
         "" if chosen.test_accuracy is None else f"{chosen.test_accuracy:.3f}",
         "" if chosen.test_loss is None else f"{chosen.test_loss:.3f}",
@@ -103,7 +108,7 @@ def _condition_table(results: Sequence[CellResult], keys: Sequence[str]) -> Tabl
         chosen = [result.chosen for result in group if result.state == "complete" and result.chosen is not None]
         accuracy = [epoch.validation_accuracy for epoch in chosen]
         table.add_row(
-            *condition,
+            *(Text(word, no_wrap=True, overflow="ellipsis") for word in condition),
             f"{len(chosen)} of {len(group)}",
             f"{fmean(accuracy):.3f}" if accuracy else "",
             _range([epoch.test_accuracy for epoch in chosen if epoch.test_accuracy is not None]),
@@ -118,7 +123,9 @@ def _range(values: Sequence[float]) -> str:
 
 def _value(key: str, settings: SettingValues) -> str:
     """A setting's value in words, without its name, which heads the column."""
-    return label(key, settings.get(key)).removeprefix(f"{key.replace('_', ' ')} ").removeprefix(f"{key} ")
+    if key == "early_stopping" and settings[key] is None:
+        return "none"
+    return label(key, settings.get(key)).removeprefix(f"{key} ")
 
 
 def axis_values(plan: Plan) -> dict[str, list[str]]:

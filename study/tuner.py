@@ -32,6 +32,7 @@ os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.manifest import StudyError
@@ -98,8 +99,11 @@ class Signals:
         self.tell(f"{self.received}: the running trajectories save themselves; once more to stop at once")
 
 
-class _Watch(tune.Callback):
-    """Tells the view what Tune does, and writes down what failed."""
+class _Watch(TrialProgressCallback):
+    """Tells the view what Tune does, and writes down what failed.
+
+    In the place of Tune's own line for a trial that ends without a result, which it prints at any verbosity.
+    """
 
     def __init__(self, folder: StudyFolder, view: View) -> None:
         self.folder = folder
