@@ -184,8 +184,10 @@ def connect(address: str | None, *, verbose: bool) -> Cluster:
         )
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:
-        for name in ("ray", "ray.tune", "ray.data", "ray.train"):
+        for name in ("ray", "ray.data", "ray.train"):
             logging.getLogger(name).setLevel(level)
+        # A failed trial's traceback goes into its log, which the summary names.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         context = ray.init(
             address=address or "local",
