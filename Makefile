@@ -13,7 +13,7 @@ PYTEST := .venv/bin/python -m pytest
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 # analysis joins as soon as it is a package.
-TYPED := study $(patsubst %/__init__.py,%,$(wildcard analysis/__init__.py)) tests
+TYPED := study $(patsubst %/__init__.py,%,$(wildcard analysis/__init__.py)) tests benchmarks
 
 .PHONY: help quickstart test test-all test-faults check types report lock clean
 

@@ -9,7 +9,7 @@ import torch
 
 from study.devices import give_back_memory, keep_freed_memory
 
-ROUNDS, MEGABYTES = 10, 64
+ROUNDS, MEGABYTES = 40, 64
 
 
 def faults_of_rounds(keep: bool) -> int:
