@@ -583,9 +583,15 @@ class _Reader:
             return None
         if key == "model" and (checked := self.model(checked, where)) is None:
             return None
-        if key == "batch_size" and self.train_size is not None and checked > self.train_size:
-            self.fault(where, f"{checked:,} is larger than the training split, which has {self.train_size:,} examples")
+        if key == "batch_size":
+            self.batch_size(checked, where)
         return {key: _setting(key).dump_python(checked, mode="json")}
+
+    def batch_size(self, size: int, where: Where, origin: str = "") -> None:
+        """A fault if no batch of ``size`` can be had."""
+        if self.train_size is not None and size > self.train_size:
+            held = f"the training split, which has {self.train_size:,} examples"
+            self.fault(where, f"{origin}{size:,} is larger than {held}")
 
     def known(self, key: str, where: Where) -> bool:
         """Whether ``key`` is a setting; a fault if it is not."""
@@ -840,6 +846,9 @@ class _Reader:
         defaults = {key: field.default for key, field in Settings.model_fields.items() if key not in decided}
         fixed = {key: fixed.get(key, default) for key, default in defaults.items()}
         fixed = {key: list(value) if isinstance(value, tuple) else value for key, value in fixed.items()}
+        if "batch_size" in defaults and "batch_size" not in claimed:
+            self.batch_size(defaults["batch_size"], ("fixed", "batch_size"), "the default, ")
+            self.check()
         models, used = self.combinations(fixed, axes, rules, claimed, reshaped=bool(only))
         self.content(data)
         more = {

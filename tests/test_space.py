@@ -282,6 +282,13 @@ def test_the_built_in_reviews_are_identified_by_their_version(small: Path) -> No
     assert read(small).identities["data"] == f"builtin:reviews version {VERSION}"
 
 
+def test_a_default_batch_may_be_too_large_too(tmp_path: Path) -> None:
+    few = "data: {source: 'builtin:reviews', examples: 10}\nfixed: {model: tiny-bert, epochs: 2}\n"
+    with pytest.raises(SpaceError, match="fixed.batch_size: the default, 16 is larger than the training split, .* 8"):
+        read(write(tmp_path, few))
+    assert read(write(tmp_path, few.replace("epochs", "batch_size: 8, epochs"))).fixed["batch_size"] == 8
+
+
 def test_text_that_is_not_utf_8_is_faulted(tmp_path: Path, small: Path) -> None:
     path = tmp_path / "latin.csv"
     path.write_bytes(b"text,label\n" + b"cafe,0\ncaf\xe9,1\n" * 200)
