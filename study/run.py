@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from study.cells import cell_results
+from study.faults import SpaceError
 from study.manifest import Options, StudyError, alone, check_growth, find_study, storage_folder
 from study.plan import make_plan
-from study.space import SpaceError, read
+from study.space import read
 from study.summary import axis_values, describe_plan
 
 

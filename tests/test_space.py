@@ -15,9 +15,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from study.faults import SpaceError
 from study.plan import make_plan
 from study.reviews import VERSION
-from study.space import Space, SpaceError, read
+from study.space import Space, read
 
 ROOT = Path(__file__).parent.parent
 BROKEN = sorted((Path(__file__).parent / "broken_spaces").glob("*.yaml"))

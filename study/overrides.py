@@ -1,0 +1,49 @@
+"""What does ``--set`` change in a space?"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from study import document
+from study.combinations import DURATION_KEYS
+from study.faults import Faults, SpaceError, nearest
+from study.settings import Data, Run
+from study.values import SETTING_KEYS, several
+
+
+def apply(faults: Faults, raw: dict[str, Any], text: str) -> None:
+    """Apply one ``--set KEY=VALUE`` to the document."""
+    key, equals, given = text.partition("=")
+    option = f"--set {key}"
+    parts = key.split(".")
+    if not equals:
+        raise SpaceError(f"{option}: expected KEY=VALUE")
+    if key in SETTING_KEYS:
+        _set_setting(faults, raw, key, given)
+    elif key == "name":
+        raw["name"] = document.parse(faults, given, ("name",), option)
+    elif parts[0] in ("data", "run") and len(parts) > 1:
+        section = raw
+        for depth, part in enumerate(parts[:-1], start=1):
+            section[part] = dict(faults.mapping(section.get(part), tuple(parts[:depth])))
+            section = section[part]
+        section[parts[-1]] = document.parse(faults, given, tuple(parts), option)
+    else:
+        known = [*SETTING_KEYS, "name", *(f"data.{k}" for k in Data.model_fields)]
+        known += [f"run.{k}" for k in Run.model_fields]
+        raise SpaceError(f"{option}: unknown key{nearest(key, known)}")
+
+
+def _set_setting(faults: Faults, raw: dict[str, Any], key: str, given: str) -> None:
+    """A list becomes an axis, any other value replaces what was fixed or an axis."""
+    sections = {name: dict(faults.mapping(raw.get(name), (name,))) for name in ("fixed", "axes")}
+    raw.update(sections)
+    duration = (*DURATION_KEYS, "duration")
+    value = document.parse(faults, given, ("set",), f"--set {key}")
+    target = "axes" if several(key, value) else "fixed"
+    for section, name in itertools.product(sections, duration if key in duration else (key,)):
+        if (section, name) != (target, key):  # an axis that stays one keeps its position
+            sections[section].pop(name, None)
+    sections[target][key] = value
+    faults.override((target, key), f"--set {key}")

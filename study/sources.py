@@ -1,0 +1,152 @@
+"""What do the names and paths in a space stand for, and what are they by content?"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from study.document import file_kind
+from study.faults import Faults, Where, listed, nearest, show
+from study.settings import Data
+
+BUILT_IN_MODELS = ("tiny-bert", "tiny-roberta")
+BUILT_IN_DATA = {"builtin:reviews": ("builtin:reviews version 1", 6_000)}  # what it is by content, examples
+FEWEST_ROWS = 10
+DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
+FOREIGN_SUFFIXES = (".arrow", ".feather", ".gz", ".json", ".pkl", ".tsv", ".txt", ".xlsx", ".zip")
+MODEL_FILES = (
+    *("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+)
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+TEXT_TYPE = re.compile(r"(dictionary<values=)?(large_)?string")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_identity(model: str) -> str:
+    """The content of a model folder; a name is its own identity."""
+    folder = Path(model)
+    if not folder.is_absolute():
+        return model
+    names = sorted({file.name for pattern in MODEL_FILES for file in folder.glob(pattern)})
+    content = "".join(f"{name} {_sha256(folder / name)}\n" for name in names)
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def model(faults: Faults, name: str, where: Where) -> str | None:
+    """The canonical name of a model: a built-in's, a hub id, or the absolute path of a folder."""
+    if name in BUILT_IN_MODELS:
+        return name
+    folder = located(faults, name, where)
+    if folder is not None and (file_kind(folder) == "folder" or name.startswith((".", "/", "~"))):
+        if file_kind(folder) != "folder":
+            faults.add(where, f"the model folder {folder} does not exist")
+        elif file_kind(folder / "config.json") != "file":
+            faults.add(where, f"the folder {folder} has no config.json; is it one that save_pretrained wrote?")
+        elif not any(folder.glob("*.safetensors")):
+            faults.add(where, f"the folder {folder} has no .safetensors weights; pickled weights are not read")
+        else:
+            return str(folder.resolve())
+        return None
+    if near := "" if "/" in name else nearest(name, BUILT_IN_MODELS):
+        faults.add(where, f"{show(name)} is neither built in nor a folder{near}")
+    elif HUB_ID.fullmatch(name):
+        return name
+    else:
+        hint = "a folder's path, or a hub id such as bert-base-uncased"
+        faults.add(where, f"{show(name)} is no model; give {listed(BUILT_IN_MODELS)}, {hint}")
+    return None
+
+
+def located(faults: Faults, name: str, where: Where) -> Path | None:
+    """The path that ``name`` would be; None if there is no such user."""
+    try:
+        return faults.folder(where) / Path(name).expanduser()
+    except RuntimeError:
+        faults.add(where, f"nobody's home folder is {show(name.split('/')[0])}")
+        return None
+
+
+def data(faults: Faults, raw: object) -> tuple[Data, str, int] | None:
+    """The data with its source in canonical form, what it is by content, and its number of examples."""
+    data = faults.section(Data, raw, ("data",))
+    where: Where = ("data", "source")
+    if data is None or (path := located(faults, data.source, where)) is None:
+        return None
+    most: int | None = None
+    if data.source in BUILT_IN_DATA:
+        identity, default = BUILT_IN_DATA[data.source]
+        examples = data.examples or default
+    elif path.suffix in DATA_SUFFIXES:
+        if (most := rows(faults, data, path)) is None:
+            return None
+        data = data.model_copy(update={"source": str(path.resolve())})
+        identity, examples = f"sha256:{_sha256(path)}", data.examples or most
+    elif data.source.startswith((".", "/", "~")) or path.suffix in FOREIGN_SUFFIXES or file_kind(path) == "file":
+        faults.add(where, f"{show(data.source)} is no data file; its name must end in {listed(DATA_SUFFIXES)}")
+        return None
+    elif not HUB_ID.fullmatch(data.source):
+        near = nearest(data.source, BUILT_IN_DATA) or "; give a file, a hub id or builtin:reviews"
+        faults.add(where, f"{show(data.source)} is no data set{near}")
+        return None
+    elif data.examples is None:
+        faults.add(("data", "examples"), "is missing: say how many examples the hub's data set has, to plan with")
+        return None
+    else:
+        identity, examples = data.source, data.examples
+    if most is not None and examples > most:
+        faults.add(("data", "examples"), f"asks for {examples:,} examples; {data.source} has {most:,}")
+        return None
+    sizes = data.split_sizes(examples)
+    if min(sizes.values()) < 1:
+        shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        faults.add(("data", "fractions"), f"of {examples:,} examples these leave a split empty ({shown})")
+        return None
+    return data, identity, examples
+
+
+def rows(faults: Faults, data: Data, path: Path) -> int | None:
+    """How many rows a data file has, or None and the faults of it."""
+    where: Where = ("data", "source")
+    if file_kind(path) != "file":
+        faults.add(where, f"the file {path} " + ("does not exist" if file_kind(path) == "nothing" else "is no file"))
+        return None
+    from study import datafile  # imports pyarrow, which other spaces can do without
+
+    try:
+        rows, columns = datafile.describe(path)
+    except (ValueError, OSError) as error:
+        kind = path.suffix.removeprefix(".")
+        faults.add(where, f"{path} cannot be read as {kind}: {' '.join(str(error).split())}")
+        return None
+    good = True
+    for setting, column in (("text_column", data.text_column), ("label_column", data.label_column)):
+        if column not in columns:
+            hint = nearest(column, columns) or f"; name one of them with data.{setting}"
+            faults.add(("data", setting), f"{path} has no column {show(column)}, it has {listed(columns)}{hint}")
+            good = False
+        elif setting == "text_column" and path.suffix != ".csv" and not TEXT_TYPE.match(columns[column]):
+            faults.add(("data", setting), f"the column {show(column)} of {path} holds {columns[column]}, not text")
+            good = False
+    if rows < FEWEST_ROWS:
+        faults.add(where, f"{path} has {rows} rows; at least {FEWEST_ROWS} are needed")
+    return rows if good and rows >= FEWEST_ROWS else None
+
+
+def content(faults: Faults, data: Data) -> None:
+    """Raise what is wrong with the rows of a data file; all of it has to be read for that."""
+    path = Path(data.source)
+    if path.is_absolute():
+        from study import datafile
+
+        try:
+            columns = datafile.read(path, text_column=data.text_column, label_column=data.label_column)
+            datafile.check(*columns, label_values=data.label_values)
+        except (ValueError, OSError) as error:
+            faults.add(("data", "source"), f"{path}, {' '.join(str(error).split())}")
+    faults.check()
