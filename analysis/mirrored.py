@@ -20,9 +20,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from analysis.results import ResultsError
+from study.contents import CHOSEN_METRICS, EPOCH_METRICS, without_credentials
 from study.plan import Plan, Trajectory, from_json
 from study.records import Epoch, Split, StudyFolder
-from study.tracking import CHOSEN_METRICS, EPOCH_METRICS, without_credentials
 
 # Downloads wait for the server; sqlite and the server's workers take a few at a time.
 DOWNLOADS = 4

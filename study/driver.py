@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from study.cells import cell_results, unfinished
+from study.contents import without_credentials
 from study.manifest import Options, StudyError, describe, remember_precision
 from study.plan import Plan, Trajectory
 from study.preparation import prepare_models, write_configs
@@ -15,7 +16,7 @@ from study.progress import Progress
 from study.records import StudyFolder
 from study.space import Space
 from study.summary import print_results
-from study.tracking import Mirror, Mirroring, without_credentials
+from study.tracking import Mirror, Mirroring
 from study.tuner import (
     Interrupted,
     Signals,

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
-import math
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -21,7 +18,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -41,96 +38,25 @@ from mlflow.entities import Metric, Param, Run, RunTag, ViewType  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH  # noqa: E402
 
-from study.cells import CellResult, cell_result, scores  # noqa: E402
-from study.plan import Cell, Plan, Trajectory, from_json, label, stable_id  # noqa: E402
-from study.records import Epoch, Interval, Record, Split, StudyFolder, TrajectoryFolder  # noqa: E402
-from study.stopping import best_epoch  # noqa: E402
-
-INTERVAL_METRICS = {
-    "train/loss": "train_loss",
-    "train/gradient_norm": "gradient_norm",
-    "train/learning_rate": "learning_rate",
-}
-EPOCH_METRICS = {
-    "train/epoch": "epoch",
-    "train/epoch_loss": "train_loss",
-    "train/epoch_seconds": "train_seconds",
-    "validation/loss": "validation_loss",
-    "validation/accuracy": "validation_accuracy",
-    "health/gradient_norm": "gradient_norm_mean",
-    "health/gradient_norm_max": "gradient_norm_max",
-    "health/update_ratio": "update_ratio",
-    "health/majority_share": "majority_share",
-    "health/entropy": "entropy",
-    "health/confidence": "confidence",
-    "health/logit_std": "logit_std",
-    "health/non_finite_steps": "non_finite_steps",
-}
-CHOSEN_METRICS = {
-    "test/loss": "test_loss",
-    "test/accuracy": "test_accuracy",
-    "chosen/epoch": "epoch",
-    "chosen/validation_loss": "validation_loss",
-    "chosen/validation_accuracy": "validation_accuracy",
-}
-STUDY_FILES = ("study.json", "space.yaml", "plan.json")
-TRAJECTORY_FILES = ("config.json", "history.jsonl", "outcome.json")
+from study.cells import cell_result  # noqa: E402
+from study.contents import (  # noqa: E402
+    STUDY_FILES,
+    TRAJECTORY_FILES,
+    Unfinished,
+    Wanted,
+    milliseconds,
+    of_cell,
+    of_study,
+    without_credentials,
+)
+from study.plan import Cell, Plan, Trajectory, from_json, stable_id  # noqa: E402
+from study.records import Epoch, StudyFolder, TrajectoryFolder  # noqa: E402
 
 T = TypeVar("T")
-
-RUN_STATUS = {"complete": "FINISHED", "failed": "FAILED"}
 
 
 class TrackingError(RuntimeError):
     """MLflow could not be reached or refused; the message holds no credentials."""
-
-
-def without_credentials(text: str) -> str:
-    """``text`` without the ``user:password@`` of its URLs and without passwords and tokens in their queries."""
-    text = re.sub(r"(?<=://)[^/\s'\"]*@", "", text)
-    return re.sub(r"(?i)([?&][\w-]*(?:password|passwd|token|secret|key|signature)[\w-]*=)[^&\s'\"]+", r"\1***", text)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as one level of text, keys joined by dots, without credentials."""
-    result: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-            result[f"{prefix}{key}"] = without_credentials(text)
-    return result
-
-
-def points(record: Record) -> list[Metric]:
-    """What MLflow is told of one record, against examples seen."""
-    return _metrics(record, INTERVAL_METRICS if isinstance(record, Interval) else EPOCH_METRICS)
-
-
-def final_points(result: CellResult, epochs: Sequence[Epoch]) -> list[Metric]:
-    """The scores of a complete cell's chosen checkpoint, and the best on validation, each where it was reached."""
-    if result.state != "complete" or result.last is None or result.chosen is None:
-        return []
-    history = scores(epochs[: result.last.epoch])
-    metrics = _metrics(result.chosen, CHOSEN_METRICS)
-    for metric in ("loss", "accuracy"):
-        if best := best_epoch(history, metric):
-            metrics += _metrics(epochs[best - 1], {f"best/validation_{metric}": f"validation_{metric}"})
-    return metrics
-
-
-def _metrics(record: Record, names: Mapping[str, str]) -> list[Metric]:
-    values = {key: getattr(record, name) for key, name in names.items()}
-    return [
-        Metric(key, float(value), _milliseconds(record.time), record.examples_seen)
-        for key, value in values.items()
-        if value is not None
-    ]
-
-
-def _milliseconds(time: float) -> int:
-    return round(1000 * time)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,39 +71,6 @@ class _Held:
 
 def _held(run: Run) -> _Held:
     return _Held(id=run.info.run_id, status=run.info.status, tags=dict(run.data.tags), params=set(run.data.params))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What MLflow should hold of one run. ``files`` are artifacts, by artifact path."""
-
-    status: str
-    tags: Mapping[str, str]
-    params: Mapping[str, str] = field(default_factory=dict)
-    metrics: Sequence[Metric] = ()
-    files: Mapping[str, Path] = field(default_factory=dict)
-    end: float | None = None
-
-
-def _files_of_cell(result: CellResult, folder: TrajectoryFolder) -> dict[str, Path]:
-    """The predictions of a complete cell's chosen checkpoint; the owner keeps the ended trajectory's records too."""
-    files: dict[str, Path] = {}
-    if result.state == "complete" and result.chosen is not None:
-        splits: tuple[Split, ...] = ("validation", "test")
-        files = {
-            f"predictions/{split}.parquet": folder.predictions_path(result.chosen.epoch, split) for split in splits
-        }
-    if result.outcome is not None and result.trained_by == result.cell.id:
-        files |= {f"trajectory/{name}": folder.path / name for name in TRAJECTORY_FILES}
-        for path in folder.path.glob("predictions/*.parquet"):
-            files[f"trajectory/predictions/{path.name}"] = path
-    return {name: path for name, path in files.items() if path.exists()}
-
-
-def _report(folder: Path) -> dict[str, Path]:
-    """The report on the study, where one was written."""
-    names = ["report.html", "report.md", *(f"figures/{path.name}" for path in folder.glob("figures/*.svg"))]
-    return {f"report/{name}": folder / name for name in sorted(names) if (folder / name).exists()}
 
 
 def _signature(files: Mapping[str, Path]) -> str:
@@ -293,7 +186,7 @@ class Mirror:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _mirror(self, *, unfinished: str) -> None:
+    def _mirror(self, *, unfinished: Unfinished) -> None:
         stamps = _stamps(self.folder.path, STUDY_FILES)
         if self._study is None or stamps != self._study[0]:
             manifest, values = self.folder.manifest(), self.folder.plan()
@@ -315,7 +208,7 @@ class Mirror:
         states = [self._states[cell.id] for cell in plan.cells]
         whole = (stamps, _stamps(self.folder.path, ["report.html"]), states, unfinished)
         if whole != self._seen.get("study"):
-            self._bring(parent, self._wanted_of_study(manifest, plan, unfinished))
+            self._bring(parent, of_study(manifest, plan, states, folder=self.folder.path, unfinished=unfinished))
             self._seen["study"] = whole
 
     def _mirror_trajectory(
@@ -325,7 +218,7 @@ class Mirror:
         cells: Mapping[str, Cell],
         parent: _Held,
         study_id: str,
-        unfinished: str,
+        unfinished: Unfinished,
     ) -> None:
         # The outcome is written after the history: read in the other order, a history might lack its end.
         outcome, history = folder.outcome(), folder.history()
@@ -339,68 +232,25 @@ class Mirror:
             tags = {"mlflow.parentRunId": parent.id, "study_id": study_id}
             start = history[0].time if history else None
             held = self._run(id_, study_id, cells[id_].name, start=start, tags=tags)
-            self._bring(held, self._wanted_of_cell(held, result, history, folder, unfinished))
+            wanted = of_cell(
+                result,
+                state=self._states[id_],
+                history=history,
+                folder=folder,
+                held=held.tags,
+                unfinished=unfinished,
+            )
+            self._bring(held, wanted)
 
-    def _wanted_of_study(self, manifest: Mapping[str, Any], plan: Plan, unfinished: str) -> _Wanted:
-        states = [self._states[cell.id] for cell in plan.cells]
-        counts = {f"cells.{state}": str(states.count(state)) for state in ("complete", "failed", "running", "planned")}
-        if states.count("complete") == len(states):
-            status = "FINISHED"
-        elif "failed" in states and (unfinished == "KILLED" or not {"running", "planned"} & set(states)):
-            status = "FAILED"
-        else:
-            status = unfinished
-        told = flat({key: value for key, value in manifest.items() if key not in ("space", "tracking")})
-        if "git.commit" in told:
-            told["mlflow.source.git.commit"] = told["git.commit"]  # MLflow's UI shows it as the version
-        return _Wanted(
-            status=status,
-            tags={"axes": ", ".join(plan.axes), "cells": str(len(states)), **counts, **told},
-            files={f"study/{name}": self.folder.path / name for name in STUDY_FILES} | _report(self.folder.path),
-        )
-
-    def _wanted_of_cell(
-        self, held: _Held, result: CellResult, history: Sequence[Record], folder: TrajectoryFolder, unfinished: str
-    ) -> _Wanted:
-        cell, outcome, state = result.cell, result.outcome, self._states[result.cell.id]
-        until = result.last.examples_seen if state == "complete" and result.last else math.inf
-        records = [record for record in history if record.examples_seen <= until]
-        tags = {
-            "trajectory": cell.trajectory,
-            "trained_by": result.trained_by,
-            "derived": str(result.trained_by != cell.id).lower(),
-            "status": state,
-            "stop_reason": result.stop_reason or "none",
-            "chosen_epoch": str(result.chosen.epoch) if result.chosen else "none",
-            "records": str(len(records)),
-        }
-        if outcome is not None:
-            tags |= {"precision": outcome.precision, "device": outcome.device}
-        tags["error"] = (outcome.error if outcome is not None else None) or ""
-        metrics = [point for record in records[int(held.tags.get("records", 0)) :] for point in points(record)]
-        if held.tags.get("status") != "complete":
-            metrics += final_points(result, [record for record in history if isinstance(record, Epoch)])
-        params = flat(cell.settings)
-        if isinstance(stopping := cell.settings.get("early_stopping"), Mapping):
-            params["early_stopping"] = label("early_stopping", stopping)
-        return _Wanted(
-            status=RUN_STATUS.get(state, unfinished),
-            tags={key: without_credentials(value) for key, value in tags.items() if value or key in held.tags},
-            params=params,
-            metrics=metrics,
-            files=_files_of_cell(result, folder),
-            end=records[-1].time if records else None,
-        )
-
-    def _bring(self, held: _Held, wanted: _Wanted) -> None:
+    def _bring(self, held: _Held, wanted: Wanted) -> None:
         """Log what is missing of a run: whatever says that a thing is there comes after the thing."""
         params = {key: text for key, text in wanted.params.items() if key not in held.params}
         tags = {key: text[:MAX_TAG_VAL_LENGTH] for key, text in wanted.tags.items()}
         for some in batched([Param(key, text[:MAX_PARAM_VAL_LENGTH]) for key, text in params.items()], 100):
             self._client.log_batch(held.id, params=some)
         held.params |= params.keys()
-        for points_ in batched(wanted.metrics, 1_000):
-            self._client.log_batch(held.id, metrics=points_)
+        for some_points in batched(wanted.metrics, 1_000):
+            self._client.log_batch(held.id, metrics=[Metric(*point) for point in some_points])
         self._tag(held, tags)
         if wanted.files and (signature := _signature(wanted.files)) != held.tags.get("artifacts"):
             with tempfile.TemporaryDirectory() as staging:
@@ -420,7 +270,7 @@ class Mirror:
         if status == "RUNNING":
             self._client.update_run(held.id, status=status)
         else:
-            self._client.set_terminated(held.id, status, _milliseconds(end) if end is not None else None)
+            self._client.set_terminated(held.id, status, milliseconds(end) if end is not None else None)
         held.status = status
 
     def _find_experiment(self, name: str) -> str:
@@ -457,7 +307,7 @@ class Mirror:
         if cell not in self._runs:
             run = self._client.create_run(
                 str(self._experiment),
-                start_time=_milliseconds(start) if isinstance(start, float | int) else None,
+                start_time=milliseconds(start) if isinstance(start, float | int) else None,
                 tags={**tags, "study_id": study_id, "cell": cell},
                 run_name=without_credentials(name),
             )

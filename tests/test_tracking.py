@@ -23,9 +23,10 @@ from mlflow.entities import Run
 from study_builder import TRAIN, StudyBuilder, ended, make_study
 
 from study.cells import cell_results
+from study.contents import without_credentials
 from study.plan import Cell
 from study.records import Outcome, StudyFolder, read_predictions
-from study.tracking import Mirror, Mirroring, TrackingError, without_credentials
+from study.tracking import Mirror, Mirroring, TrackingError
 
 STOPPING = [None, {"patience": 1}]
 UP_AGAIN_AT_3 = [0.6, 0.5, 0.7, 0.4]  # patience 1 stops after epoch 3, no early stopping after epoch 4
