@@ -98,34 +98,26 @@ def _ends(group: Stratum[Run]) -> tuple[str, str]:
 
 def _reading(groups: Sequence[Stratum[Run]]) -> Reading | None:
     """The difference over all strata, None where no seed has both ends."""
-    differences: list[list[float]] = []
-    sizes: set[int] = set()
+    found: list[tuple[Stratum[Run], list[float]]] = []
     for group in groups:
         small, large = _ends(group)
-        found = []
+        differences = []
         for seed in group.shared_seeds(small, large):
             scores = [_accuracy(group.arms[arm].members[seed]) for arm in (small, large)]
             if scores[0] is not None and scores[1] is not None:
-                found.append(scores[1] - scores[0])
-        if found:
-            differences.append(found)
-            sizes |= {int(group.arms[arm].settings["batch_size"]) for arm in (small, large)}
-    if not differences:
-        return None
-    return Reading(
-        difference=mean_over_strata(differences), smallest=min(sizes), largest=max(sizes), strata=len(differences)
-    )
+                differences.append(scores[1] - scores[0])
+        found.append((group, differences))
+    return _over_strata(found)
 
 
 def _reading_of_histories(groups: Sequence[Stratum[Run]]) -> Reading | None:
     """The same at equal updates, from the histories of constant-rate runs; on validation, after the last epoch."""
-    differences: list[list[float]] = []
-    sizes: set[int] = set()
+    found: list[tuple[Stratum[Run], list[float]]] = []
     for group in groups:
         if group.settings["lr_schedule"] != "constant" or group.settings["warmup_fraction"]:
             continue
         small, large = _ends(group)
-        found = []
+        differences = []
         for seed in group.shared_seeds(small, large):
             last = group.arms[large].members[seed].epochs[-1]
             near = [
@@ -134,14 +126,22 @@ def _reading_of_histories(groups: Sequence[Stratum[Run]]) -> Reading | None:
                 if abs(epoch.optimizer_step / last.optimizer_step - 1) <= SAME_STEPS
             ]
             if near:
-                found.append(last.validation_accuracy - near[0].validation_accuracy)
-        if found:
-            differences.append(found)
-            sizes |= {int(group.arms[arm].settings["batch_size"]) for arm in (small, large)}
-    if not differences:
+                differences.append(last.validation_accuracy - near[0].validation_accuracy)
+        found.append((group, differences))
+    return _over_strata(found)
+
+
+def _over_strata(found: Sequence[tuple[Stratum[Run], list[float]]]) -> Reading | None:
+    """The mean of the strata's ``differences``, of those that have any."""
+    used = [(group, differences) for group, differences in found if differences]
+    if not used:
         return None
+    sizes = {int(group.arms[arm].settings["batch_size"]) for group, _ in used for arm in _ends(group)}
     return Reading(
-        difference=mean_over_strata(differences), smallest=min(sizes), largest=max(sizes), strata=len(differences)
+        difference=mean_over_strata([differences for _, differences in used]),
+        smallest=min(sizes),
+        largest=max(sizes),
+        strata=len(used),
     )
 
 

@@ -8,6 +8,8 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
+from analysis.answer import UNDETERMINED, Answer
+from analysis.commands import grow
 from analysis.conditions import Stratum, key_of, strata
 from analysis.diagnosis import learned_threshold
 from analysis.probabilities import Scored
@@ -57,6 +59,16 @@ def model_names(results: Results) -> list[str]:
 def model_pairs(results: Results) -> list[tuple[str, str]]:
     """Every two models."""
     return list(combinations(model_names(results), 2))
+
+
+def one_model(results: Results, question: str) -> Answer | None:
+    """The answer to a question about two models where the study has one; None where it has more."""
+    names = model_names(results)
+    if len(names) > 1:
+        return None
+    wanted = grow(results, "adds a model to compare with", {"model": ["roberta-base", "bert-base-uncased"]})
+    sentence = f"The study has one model, {names[0]}."
+    return Answer(question=question, verdict=UNDETERMINED, sentence=sentence, next_commands=[wanted])
 
 
 def most_seeds(runs: Sequence[Run]) -> int:

@@ -12,7 +12,8 @@ from analysis.answer import Estimate, Table, Value
 from analysis.conditions import key_of, schedule_keys, words
 from analysis.diagnosis import learned_threshold
 from analysis.multibootstrap import mean_over_seeds_and_examples
-from analysis.results import PublishedResult, Results
+from analysis.references import PublishedResult
+from analysis.results import Results
 from analysis.statistics import mean_over_seeds
 from analysis.wording import number, percent
 from study.cells import CellResult

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import yaml
 
 from analysis.probabilities import Scored, score
+from analysis.references import PublishedResult, published
 from study.cells import CellResult, cell_result
 from study.plan import Cell, Plan, Trajectory, from_json
 from study.records import Epoch, Interval, Outcome, Predictions, Record, Split, StudyFolder, read_predictions
@@ -60,20 +61,6 @@ class Census:
     def whole(self) -> bool:
         """Whether every planned cell is complete."""
         return self.complete == self.planned
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedResult:
-    """A published result, and the settings that it belongs to."""
-
-    match: Mapping[str, Any]
-    test_loss: float | None
-    test_accuracy: float | None
-    source: str
-
-    def matches(self, settings: Mapping[str, Any]) -> bool:
-        """Whether these settings are the ones that the result was published for."""
-        return all(_same(settings.get(key), value) for key, value in self.match.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,7 +246,7 @@ def read(path: Path) -> Results:
             raise ResultsError(f"{path} holds no study: a study's folder has a study.json and a plan.json in it")
         plan = from_json(values)
         space = (path / "space.yaml").read_text() if (path / "space.yaml").exists() else ""
-        references = _references(space)
+        references = published(space)
         cells, runs = assemble(plan, _histories(folder, plan))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         if isinstance(error, ResultsError):
@@ -316,32 +303,6 @@ def _cell(
             outcome=outcome,
         )
     return result
-
-
-def _references(space: str) -> tuple[PublishedResult, ...]:
-    document = yaml.safe_load(space)
-    found = document.get("references") or [] if isinstance(document, dict) else []
-    return tuple(
-        PublishedResult(
-            match=item["match"],
-            test_loss=item.get("test_loss"),
-            test_accuracy=item.get("test_accuracy"),
-            source=str(item["source"]),
-        )
-        for item in found
-    )
-
-
-def _same(held: object, wanted: object) -> bool:
-    """Equal, where a YAML 1.1 reader takes 5e-05 for text and leaves out a stopping rule's defaults."""
-    if isinstance(held, Mapping) and isinstance(wanted, Mapping):
-        return all(_same(held.get(key), value) for key, value in wanted.items())
-    if isinstance(held, int | float) and not isinstance(held, bool) and isinstance(wanted, str):
-        try:
-            return float(wanted) == held
-        except ValueError:
-            return False
-    return held == wanted or (held is None and wanted == "none")
 
 
 def _in_order(predictions: Predictions | None) -> Predictions | None:

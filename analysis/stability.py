@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Bar, Command, Figure, Forest, Table, Value
-from analysis.commands import SEEDS_TO_COUNT, go_on, grow, more_seeds
-from analysis.comparison import ended_runs, model_names, model_pairs, most_seeds, run_strata, usable_runs
+from analysis.commands import SEEDS_TO_COUNT, go_on, more_seeds
+from analysis.comparison import ended_runs, model_names, model_pairs, most_seeds, one_model, run_strata, usable_runs
 from analysis.conditions import Stratum
 from analysis.diagnosis import diagnose
 from analysis.results import Results, Run
@@ -57,11 +57,8 @@ class Pair:
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Compare failures and spread of every two models; the verdict is on the pair that differs most clearly."""
-    names = model_names(results)
-    if len(names) < 2:
-        wanted = grow(results, "adds a model to compare with", {"model": ["roberta-base", "bert-base-uncased"]})
-        sentence = f"The study has one model, {names[0]}."
-        return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=[wanted])
+    if alone := one_model(results, QUESTION):
+        return alone
     ended = ended_runs(results)
     seeds = most_seeds(ended)
     pairs = [pair for two in model_pairs(results) if (pair := _pair(results, *two)) is not None]

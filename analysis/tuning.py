@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Command, Estimate, Figure, Line, Panel, Table, Value
 from analysis.commands import go_on, grow, more_seeds
-from analysis.comparison import EQUIVALENCE, ended_runs, model_names, most_seeds, read_test_scores, right
+from analysis.comparison import EQUIVALENCE, ended_runs, model_names, most_seeds, one_model, read_test_scores, right
 from analysis.conditions import key_of, words
 from analysis.importance import importance
 from analysis.multibootstrap import MultiBootstrap, example_weights, multibootstrap
@@ -53,11 +53,9 @@ class Best:
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Compare what validation chose for each model; the verdict is on the two best by validation."""
+    if alone := one_model(results, QUESTION):
+        return alone
     names = model_names(results)
-    if len(names) < 2:
-        wanted = grow(results, "adds a model to compare with", {"model": ["roberta-base", "bert-base-uncased"]})
-        sentence = f"The study has one model, {names[0]}."
-        return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=[wanted])
     by_model = _configurations(results)
     shared = set.intersection(*(set(by_model.get(name, {})) for name in names))
     seeds = most_seeds(ended_runs(results))

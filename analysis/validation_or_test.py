@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Bar, Estimate, Figure, Forest, Table, Value
-from analysis.commands import go_on, grow, more_seeds
+from analysis.commands import go_on, more_seeds
 from analysis.comparison import (
     EQUIVALENCE,
     ended_runs,
     loss,
-    model_names,
     model_pairs,
     most_seeds,
+    one_model,
     paired_differences,
     read_test_scores,
     right,
@@ -64,10 +64,8 @@ class Pair:
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Compare every two models; the verdict is on the two that are furthest apart on test."""
-    if len(model_names(results)) < 2:
-        wanted = grow(results, "adds a model to compare with", {"model": ["roberta-base", "bert-base-uncased"]})
-        sentence = f"The study has one model, {model_names(results)[0]}."
-        return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=[wanted])
+    if alone := one_model(results, QUESTION):
+        return alone
     usable = usable_runs(results)
     read_test_scores(results, usable)
     groups = run_strata(usable, ["model"])
