@@ -100,6 +100,38 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+class Meter:
+    """How much of an accelerator this process uses; right where no other process uses it at the same time.
+
+    Memory is known on CUDA, utilisation where NVIDIA's management library is installed too (nvidia-ml-py).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.busy: list[float] = []
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def sample(self) -> None:
+        """Look at the accelerator once, while it works."""
+        if self.device.type == "cuda":
+            with suppress(ModuleNotFoundError, RuntimeError):
+                self.busy.append(torch.cuda.utilization(self.device) / 100)
+
+    @property
+    def utilisation(self) -> float | None:
+        """The mean share of the time in which the accelerator was busy."""
+        return sum(self.busy) / len(self.busy) if self.busy else None
+
+    def memory_bytes(self) -> tuple[int, int] | tuple[None, None]:
+        """The most that this process held of the accelerator, and all that it has."""
+        if self.device.type != "cuda":
+            return None, None
+        free, whole = torch.cuda.mem_get_info(self.device)
+        context = whole - free - torch.cuda.memory_reserved(self.device)
+        return torch.cuda.max_memory_reserved(self.device) + max(context, 0), whole
+
+
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """The state of every generator that training on ``device`` draws from."""
     states = {"cpu": torch.get_rng_state()}

@@ -14,6 +14,8 @@ from study.plan import Plan, Trajectory
 from study.preparation import prepare_models, write_configs
 from study.progress import Progress
 from study.records import StudyFolder
+from study.settings import Run
+from study.sharing import first_of_each_kind, kind, side_by_side
 from study.space import Space
 from study.summary import print_results
 from study.tracking import Mirror, Mirroring
@@ -25,6 +27,7 @@ from study.tuner import (
     connect,
     disconnect,
     measured_precision,
+    most_gpus,
     train,
 )
 
@@ -118,14 +121,40 @@ def _train(
     signals.take()
     if cluster.dashboard:
         console.print(f"Ray dashboard: {cluster.dashboard}  (token: ray get-auth-token)")
-    if warning := check_resources(space.run, cluster):
+    sharing_gpus = space.run.gpu is None and most_gpus() > 0
+    run = space.run if space.run.gpu is not None else space.run.model_copy(update={"gpu": float(sharing_gpus)})
+    if warning := check_resources(run, cluster):
         console.print(warning)
     check_shared(folder)
     manifest = folder.manifest() or {}
     precision = manifest.get("precision")
     if precision is None and any(trajectory.settings["precision"] == "auto" for trajectory in left):
-        precision = measured_precision(space.run)
+        precision = measured_precision(run)
         remember_precision(folder, precision)
     write_configs(folder, plan, left, space=space, encoded=encoded, auto_precision=precision or "float32")
     with Progress(left, console) as progress:
-        train(folder, left, space.run, progress, signals)
+        if sharing_gpus:
+            _train_sharing(plan, folder, left, run, progress, signals)
+        else:
+            train(folder, left, run, progress, signals)
+
+
+def _train_sharing(
+    plan: Plan, folder: StudyFolder, left: Sequence[Trajectory], run: Run, progress: Progress, signals: Signals
+) -> None:
+    """Train with as many trajectories to a GPU as those were seen to need that had one to themselves."""
+    known = {kind(one): number for one in plan.trajectories if (number := _seen(folder, one)) is not None}
+    measured = first_of_each_kind(left, known)
+    if measured:
+        train(folder, measured, run, progress, signals)
+        known |= {kind(one): number for one in measured if (number := _seen(folder, one)) is not None}
+    done = {trajectory.id for trajectory in measured}
+    rest = [trajectory for trajectory in left if trajectory.id not in done]
+    if rest:
+        gpus = {trajectory.id: 1 / known.get(kind(trajectory), 1) for trajectory in rest}
+        train(folder, rest, run, progress, signals, gpus)
+
+
+def _seen(folder: StudyFolder, trajectory: Trajectory) -> int | None:
+    outcome = folder.trajectory(trajectory.id).outcome()
+    return side_by_side(outcome) if outcome is not None else None

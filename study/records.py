@@ -94,6 +94,8 @@ class Outcome:
     """How a trajectory ended, and on what: ``device``, ``precision`` and ``micro_batch_size`` as really used.
 
     ``halved_at`` names the optimizer steps (from 0) at which memory did not suffice and the micro-batch was halved.
+    ``peak_memory_bytes`` is the most that the process held of the accelerator's ``device_memory_bytes``, and
+    ``utilisation`` the mean share of the time in which the accelerator was busy; None where there is none to measure.
     """
 
     status: Status
@@ -104,6 +106,9 @@ class Outcome:
     precision: str = ""
     micro_batch_size: int = 0
     halved_at: tuple[int, ...] = ()
+    peak_memory_bytes: int | None = None
+    device_memory_bytes: int | None = None
+    utilisation: float | None = None
     error: str | None = None
     log: str | None = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 Metric = Literal["loss", "accuracy"]
 
@@ -19,6 +19,14 @@ COMPARED = ("epochs", "optimizer_steps", "lr_schedule", "polynomial_power")
 def _none_word(value: Any) -> Any:
     """In a space file ``none`` and ``off`` say what ``null`` says."""
     return None if value in ("none", "off") else value
+
+
+def _auto_word(value: Any) -> Any:
+    return None if value == "auto" else value
+
+
+def _or_auto(value: float | None) -> float | str:
+    return "auto" if value is None else value
 
 
 def _not_a_bool(value: Any) -> Any:
@@ -135,10 +143,13 @@ class Data(Section):
 
 
 class Run(Section):
-    """What a trajectory may use of the machines, and what happens when it fails."""
+    """What a trajectory may use of the machines, and what happens when it fails.
+
+    ``gpu`` is None for ``auto``: a whole one for the first trajectory of a kind, and for those after it what it needed.
+    """
 
     cpu: PositiveFloat = 1
-    gpu: NonNegativeFloat = 0
+    gpu: Annotated[NonNegativeFloat | None, BeforeValidator(_auto_word), PlainSerializer(_or_auto)] = 0
     max_failures: NonNegativeInt = 1
     checkpoint_every_minutes: PositiveFloat = 5
     keep_best_weights: bool = False

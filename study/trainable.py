@@ -18,6 +18,7 @@ from study import checkpoint
 from study.cells import scores
 from study.data import EncodedData, open_encoded
 from study.devices import (
+    Meter,
     choose_precision,
     device_name,
     find_device,
@@ -35,13 +36,13 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def train_trajectory(
-    folder: TrajectoryFolder, *, cpu_threads: int, report: Report, stop_file: Path | None = None
+    folder: TrajectoryFolder, *, cpu_threads: int, report: Report, stop_file: Path | None = None, alone: bool = False
 ) -> Outcome | None:
     """Train what ``folder``'s config says until it ends, and return how.
 
     ``report`` is called after each epoch with its numbers. Where ``stop_file`` appears, training is saved and left to a
-    later call, and None returned. Raises ValueError when the model cannot be loaded; whatever else is raised leaves a
-    folder that a later call goes on from.
+    later call, and None returned. Where the accelerator is this process's ``alone``, its use is measured. Raises
+    ValueError when the model cannot be loaded; whatever else is raised leaves a folder that a later call goes on from.
     """
     config = folder.config()
     assert config is not None, f"{folder.path} was never planned"
@@ -59,9 +60,12 @@ def train_trajectory(
     if saved is not None:
         loop.load(saved)
     pace = checkpoint.Pace(every_minutes=config["checkpoint_every_minutes"])
+    meter = Meter(loop.device)
     recorder = Recorder(folder, keep_best_by=config["checkpoint_metric"] if config["keep_best_weights"] else None)
     for item in loop.run():
         stopping = stop_file is not None and stop_file.exists()
+        if alone:
+            meter.sample()
         epoch = recorder.take(item, loop)
         due = stopping or pace.due(epoch_ended=epoch is not None)
         if due or epoch is not None:
@@ -72,7 +76,7 @@ def train_trajectory(
             report(_progress(epoch))
         if stopping:
             return None
-    outcome = _outcome(loop)
+    outcome = _outcome(loop, meter)
     folder.write_outcome(outcome)
     checkpoint.delete_all(checkpoints)
     return outcome
@@ -149,6 +153,7 @@ def tune_trainable(config: dict[str, Any]) -> None:
             cpu_threads=config["cpu_threads"],
             report=tune.report,
             stop_file=Path(config["stop_file"]),
+            alone=config["alone"],
         )
     finally:
         give_back_memory()  # Ray may keep this process for the next trajectory
@@ -163,7 +168,8 @@ def _keep_weights(model: PreTrainedModel, folder: Path) -> None:
     part.rename(folder)
 
 
-def _outcome(loop: FineTuning) -> Outcome:
+def _outcome(loop: FineTuning, meter: Meter) -> Outcome:
+    peak, whole = meter.memory_bytes()
     return Outcome(
         status="complete",
         stop_reason=loop.stop_reason,
@@ -173,6 +179,9 @@ def _outcome(loop: FineTuning) -> Outcome:
         precision=loop.precision,
         micro_batch_size=loop.micro_batch_size,
         halved_at=tuple(loop.halved_at),
+        peak_memory_bytes=peak,
+        device_memory_bytes=whole,
+        utilisation=meter.utilisation,
     )
 
 

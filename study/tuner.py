@@ -208,7 +208,7 @@ def check_resources(run: Run, cluster: Cluster) -> str | None:
 
     Raises StudyError on a Ray of one machine.
     """
-    wanted = {"CPU": run.cpu, "GPU": run.gpu}
+    wanted = {"CPU": run.cpu, "GPU": run.gpu or 0}
     nodes = [node["Resources"] for node in _nodes()]
     if any(all(node.get(key, 0) >= amount for key, amount in wanted.items()) for node in nodes):
         return None
@@ -221,6 +221,11 @@ def check_resources(run: Run, cluster: Cluster) -> str | None:
             f"{0 if lacking == 'GPU' else max(node.get('CPU', 0) for node in nodes):g}"
         )
     return f"{message} yet; waiting for one to join"
+
+
+def most_gpus() -> float:
+    """The most GPUs that one node has."""
+    return max((float(node["Resources"].get("GPU", 0)) for node in _nodes()), default=0.0)
 
 
 def check_shared(folder: StudyFolder) -> None:
@@ -267,9 +272,17 @@ def measured_precision(run: Run) -> str:
     return str(ray.get(ray.remote(choose).options(num_cpus=run.cpu, num_gpus=run.gpu).remote()))
 
 
-def train(folder: StudyFolder, trajectories: Sequence[Trajectory], run: Run, view: View, signals: Signals) -> None:
+def train(
+    folder: StudyFolder,
+    trajectories: Sequence[Trajectory],
+    run: Run,
+    view: View,
+    signals: Signals,
+    gpus: Mapping[str, float] | None = None,
+) -> None:
     """Train ``trajectories``, whose configs lie ready, as many at once as the cluster has room for.
 
+    ``gpus`` says how many GPUs, or what part of one, a trajectory gets, by its id; else each gets ``run.gpu``.
     A trajectory that fails more than ``run.max_failures`` times is written down as failed, and the rest goes on.
     Raises Interrupted after a signal, once the running ones have saved themselves.
     """
@@ -279,17 +292,24 @@ def train(folder: StudyFolder, trajectories: Sequence[Trajectory], run: Run, vie
     state = folder.path / "ray"
     shutil.rmtree(state, ignore_errors=True)
 
+    shares = {str(folder.trajectory(id_).path): gpu for id_, gpu in (gpus or {}).items()}
+    cpu, gpu = run.cpu, run.gpu or 0.0
+
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([{"CPU": cpu, "GPU": shares.get(config["folder"], gpu)}])
+
     def fine_tuning(config: dict[str, Any]) -> None:
         from study.trainable import tune_trainable
 
         tune_trainable(config)
 
     tuner = tune.Tuner(
-        tune.with_resources(fine_tuning, {"cpu": run.cpu, "gpu": run.gpu}),
+        tune.with_resources(fine_tuning, resources),
         param_space={
             "folder": tune.grid_search(list(names)),
             "cpu_threads": max(1, int(run.cpu)),
             "stop_file": str(folder.stop_file),
+            "alone": gpus is None and run.gpu == 1,
         },
         tune_config=tune.TuneConfig(
             reuse_actors=True,
