@@ -11,9 +11,11 @@ The study folder is the truth (MLflow mirrors it):
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -163,6 +165,17 @@ class TrajectoryFolder:
         """Say what the trajectory trains."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "config.json", config)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Whether nobody else trains it, and keep it so: a killed driver's worker may still be at it."""
+        with (self.path / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     def history(self) -> list[Record]:
         """All records, oldest first; a line that a crash cut short is left out."""

@@ -7,6 +7,7 @@ goes on from its newest checkpoint, and does nothing once it has ended.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,29 @@ from study.stopping import Metric, Policy, best_epoch
 
 Report = Callable[[dict[str, Any]], None]
 
+ASK_AGAIN_SECONDS = 0.2
+
 
 def train_trajectory(
-    folder: TrajectoryFolder, *, cpu_threads: int, report: Report, stop_file: Path | None = None, alone: bool = False
+    folder: TrajectoryFolder, *, cpu_threads: int, report: Report, stop_file: Path | None = None, measure: bool = False
 ) -> Outcome | None:
     """Train what ``folder``'s config says until it ends, and return how.
 
     ``report`` is called after each epoch with its numbers. Where ``stop_file`` appears, training is saved and left to a
-    later call, and None returned. Where the accelerator is this process's ``alone``, its use is measured. Raises
+    later call, and None returned. To ``measure`` its use of the accelerator, it must have one to itself. Raises
     ValueError when the model cannot be loaded; whatever else is raised leaves a folder that a later call goes on from.
     """
+    while stop_file is None or not stop_file.exists():
+        with folder.locked() as ours:
+            if ours:
+                return _train(folder, cpu_threads, report, stop_file, measure)
+        time.sleep(ASK_AGAIN_SECONDS)
+    return None
+
+
+def _train(
+    folder: TrajectoryFolder, cpu_threads: int, report: Report, stop_file: Path | None, measure: bool
+) -> Outcome | None:
     config = folder.config()
     assert config is not None, f"{folder.path} was never planned"
     checkpoints = folder.path / "checkpoints"
@@ -51,8 +65,6 @@ def train_trajectory(
     if outcome is not None and outcome.status == "complete":
         checkpoint.delete_all(checkpoints)
         return outcome
-    if stop_file is not None and stop_file.exists():
-        return None
     keep_freed_memory()
     torch.set_num_threads(cpu_threads)
     loop = make_loop(Settings(**config["settings"]), open_encoded(Path(config["encoded"])), config)
@@ -64,7 +76,7 @@ def train_trajectory(
     recorder = Recorder(folder, keep_best_by=config["checkpoint_metric"] if config["keep_best_weights"] else None)
     for item in loop.run():
         stopping = stop_file is not None and stop_file.exists()
-        if alone:
+        if measure:
             meter.sample()
         epoch = recorder.take(item, loop)
         due = stopping or pace.due(epoch_ended=epoch is not None)
@@ -153,7 +165,7 @@ def tune_trainable(config: dict[str, Any]) -> None:
             cpu_threads=config["cpu_threads"],
             report=tune.report,
             stop_file=Path(config["stop_file"]),
-            alone=config["alone"],
+            measure=config["measure"],
         )
     finally:
         give_back_memory()  # Ray may keep this process for the next trajectory

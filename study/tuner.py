@@ -309,7 +309,7 @@ def train(
             "folder": tune.grid_search(list(names)),
             "cpu_threads": max(1, int(run.cpu)),
             "stop_file": str(folder.stop_file),
-            "alone": gpus is None and run.gpu == 1,
+            "measure": gpus is None and run.gpu == 1,
         },
         tune_config=tune.TuneConfig(
             reuse_actors=True,

@@ -1,98 +1,20 @@
 """The whole way, with a real Ray and a real MLflow store: from a space file to results, interrupted, grown, refused."""
 
 import fcntl
-import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tokenizers
 import transformers
-import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from study_process import Study, assert_same_records
 
 from study.cells import cell_results
-from study.plan import Plan, from_json
-from study.records import Epoch, Predictions, StudyFolder
-
-SMALL: Mapping[str, Any] = {
-    "data": {"source": "builtin:reviews", "examples": 300, "max_length": 32},
-    "fixed": {"epochs": 3, "batch_size": 32, "learning_rate": 5e-4, "log_every_examples": 64},
-    "axes": {"model": ["tiny-bert", "tiny-roberta"], "early_stopping": ["none", {"patience": 1}], "seed": [0]},
-    "run": {"checkpoint_every_minutes": 0.001},
-}
-
-
-@dataclass
-class Study:
-    """A space file and the command that runs it."""
-
-    folder: Path
-    space: dict[str, Any] = field(default_factory=lambda: json.loads(json.dumps(SMALL)))
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        self.folder.mkdir(exist_ok=True)
-        (self.folder / "small.yaml").write_text(yaml.safe_dump(self.space, sort_keys=False))
-        command = [sys.executable, "-m", "study.run", "--space", "small.yaml", *arguments]
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *arguments: str, exits: int = 0) -> str:
-        process = self.start(*arguments)
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == exits, output
-        assert "Traceback" not in output
-        return output
-
-    def histories(self) -> dict[Path, bytes]:
-        """What stands on disk of each trajectory; MLflow's copies are not counted."""
-        found = (self.results().path / "trajectories").glob("*/history.jsonl")
-        return {path: path.read_bytes() for path in found}
-
-    def results(self, name: str = "small") -> StudyFolder:
-        return StudyFolder(self.folder / "studies" / name)
-
-    def plan(self, name: str = "small") -> Plan:
-        values = self.results(name).plan()
-        assert values is not None
-        return from_json(values)
-
-    def runs(self, name: str = "small") -> list[Run]:
-        """The MLflow runs of the study's cells."""
-        client = MlflowClient(f"sqlite:///{self.results(name).path / 'mlflow.db'}")
-        experiment = client.get_experiment_by_name(name)
-        assert experiment is not None
-        found = client.search_runs([experiment.experiment_id])
-        return [run for run in found if "mlflow.parentRunId" in run.data.tags]
-
-
-def timeless(epochs: Sequence[Epoch]) -> list[tuple[Any, ...]]:
-    """A history without what the clock decides."""
-    names = [name for name in Epoch.__slots__ if name not in ("time", "train_seconds")]
-    return [tuple(getattr(epoch, name) for name in names) for epoch in epochs]
-
-
-def equal(one: Predictions | None, other: Predictions | None) -> bool:
-    """The same examples with the same logits, to the bit."""
-    if one is None or other is None:
-        return one is other
-    return np.array_equal(one.example_id, other.example_id) and np.array_equal(one.logits, other.logits)
 
 
 @pytest.fixture(scope="module")
@@ -217,12 +139,7 @@ def test_interrupted_and_continued_is_as_if_nothing_had_happened(
     statuses = {run.info.status for run in study.runs()}
     assert statuses <= {"KILLED", "FINISHED"}
     study.run()
-    other = finished[0].results()
-    for trajectory in study.plan().trajectories:
-        ours, theirs = study.results().trajectory(trajectory.id), other.trajectory(trajectory.id)
-        assert timeless(ours.epochs()) == timeless(theirs.epochs())
-        for epoch in range(1, 4):
-            assert equal(ours.predictions(epoch, "test"), theirs.predictions(epoch, "test"))
+    assert_same_records(study, finished[0])
     assert {run.info.status for run in study.runs()} == {"FINISHED"}
     assert len(study.runs()) == 4
 
