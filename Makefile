@@ -61,7 +61,7 @@ report: $(INSTALLED) ## the page of a study: make report STUDY=studies/NAME
 lock: $(INSTALLED) ## write what .venv holds into requirements.lock
 	@{ sed '/^[^#]/,$$d' requirements.lock; \
 		.venv/bin/python -m pip --disable-pip-version-check freeze --exclude-editable \
-		| sed -E -e '/^(nvidia-|cuda-|triton==|encoder-study)/d' -e 's/^(torch==[^+]*)\+.*/\1/' \
+		| sed -E -e '/^(nvidia-[^m]|cuda-|triton==|encoder-study)/d' -e 's/^(torch==[^+]*)\+.*/\1/' \
 		| LC_ALL=C sort -f; } > .venv/requirements.lock
 	@mv .venv/requirements.lock requirements.lock && touch $(INSTALLED)
 	@grep -vc '^#' requirements.lock | sed 's/$$/ packages in requirements.lock/'

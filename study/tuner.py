@@ -136,7 +136,7 @@ class _Watch(TrialProgressCallback):
         text = Path(trial.error_file).read_text() if trial.error_file else str(error)
         log = trajectory.path / "error.log"
         write_atomically(log, text.encode())
-        reason = _reason(error, text)
+        reason = f"{_reason(error, text)} (tried {_times(trial.num_failures)})"
         trajectory.write_outcome(Outcome(status="failed", error=reason, log=str(log)))
         self.view.ended(_id(trial), error=reason)
 
@@ -162,6 +162,10 @@ def _reason(error: Exception | None, text: str) -> str:
         return "its process was killed, or its node was lost"
     lines = [line for line in text.strip().splitlines() if line.strip() and not line.startswith((" ", "\t"))]
     return lines[-1] if lines else type(cause).__name__
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

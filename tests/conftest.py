@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import subprocess
 from collections.abc import Generator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 NEEDED = {
     "chromium": "chromium or chromedriver is not installed (apt-get install chromium chromium-driver)",
     "postgresql": "initdb is not installed (apt-get install postgresql)",
+    "namespaces": "a file system cannot be mounted in a namespace of one's own (root can, on Linux)",
 }
 LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
 
@@ -24,10 +26,16 @@ def has_postgresql() -> bool:
     return shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
+def has_namespaces() -> bool:
+    """A file system can be mounted that only some processes see."""
+    command = ["unshare", "-m", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what the machine has no package for, after -m and -k had their say."""
-    present = {"chromium": has_chromium(), "postgresql": has_postgresql()}
+    present = {"chromium": has_chromium(), "postgresql": has_postgresql(), "namespaces": has_namespaces()}
     left_out: dict[str, list[str]] = {}
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []

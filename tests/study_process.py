@@ -58,6 +58,10 @@ class Study:
         found = (self.results().path / "trajectories").glob("*/history.jsonl")
         return {path: path.read_bytes() for path in found}
 
+    def histories_of_ended(self) -> dict[Path, bytes]:
+        """The histories of those trajectories that have come to their end."""
+        return {path: content for path, content in self.histories().items() if (path.parent / "outcome.json").exists()}
+
     def results(self, name: str = "small") -> StudyFolder:
         """The study's folder."""
         return StudyFolder(self.folder / "studies" / name)
