@@ -18,13 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_tracking_uri(parser)
     given = parser.parse_args(arguments)
     folder = StudyFolder(Path(given.study))
-    if folder.manifest() is None:
+    manifest = folder.manifest()
+    if manifest is None:
         print(f"{given.study} holds no study", file=sys.stderr)
         return 2
     from study.tracking import Mirror, TrackingError
 
     try:
-        mirror = Mirror(folder, tracking_uri=given.tracking_uri)
+        mirror = Mirror(folder, tracking_uri=given.tracking_uri or manifest["tracking"])
         mirror.finish()
     except ValueError as error:
         print(error, file=sys.stderr)

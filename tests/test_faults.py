@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from ray_cluster import Cluster, cluster, family, kill, training, wait_until
+from servers import MlflowServer
 from study_process import Study, assert_same_records
 
 from study.cells import cell_results
@@ -34,12 +37,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return study
 
 
-def assert_mirrored_once(study: Study) -> None:
+def assert_mirrored_once(study: Study, uri: str | None = None) -> None:
     """MLflow holds one run of each cell, ended, and one point of each metric and step."""
-    runs = study.runs()
+    uri = uri or f"sqlite:///{study.results().path / 'mlflow.db'}"
+    runs = study.runs(uri=uri)
     assert sorted(run.data.tags["cell"] for run in runs) == sorted(cell.id for cell in study.plan().cells)
     assert {run.info.status for run in runs} == {"FINISHED"}
-    client = MlflowClient(f"sqlite:///{study.results().path / 'mlflow.db'}")
+    client = MlflowClient(uri)
     for run in runs:
         for key in run.data.metrics:
             steps = [point.step for point in client.get_metric_history(run.info.run_id, key)]
@@ -129,6 +133,43 @@ def test_a_second_ctrl_c_ends_it_at_once_and_loses_nothing_that_was_saved(undist
     study.run()
     assert_same_records(study, undisturbed)
     assert_mirrored_once(study)
+
+
+@pytest.fixture
+def server(tmp_path: Path, free_port: int) -> Iterator[MlflowServer]:
+    """A tracking server that is not started yet."""
+    made = MlflowServer(tmp_path, free_port)
+    yield made
+    made.kill()
+
+
+def test_a_server_that_dies_does_not_hold_up_the_study_and_gets_everything_later(
+    undisturbed: Study, tmp_path: Path, server: MlflowServer
+) -> None:
+    server.start()
+    study = make_study(tmp_path / "served")
+    process = study.start("--tracking-uri", server.uri)
+    wait_until(lambda: any(study.histories().values()) or process.poll() is not None, seconds=120)
+    server.kill()
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "MLflow does not show everything yet" in output
+    assert_same_records(study, undisturbed)
+    command = [sys.executable, "-m", "study.sync", str(study.results().path)]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+    server.start()
+    for _ in range(2):
+        subprocess.run(command, check=True, timeout=240)
+        assert_mirrored_once(study, server.uri)
+
+
+def test_a_server_that_was_never_there_does_not_hold_up_the_study(tmp_path: Path, server: MlflowServer) -> None:
+    study = Study(tmp_path / "alone")
+    output = study.run("--set", "epochs=1", "--tracking-uri", server.uri)
+    assert f"python -m study.sync {study.results().path}" in output
+    assert [result.state for result in cell_results(study.results(), study.plan())] == ["complete"] * 4
 
 
 def test_what_was_damaged_on_disk_is_left_and_the_study_goes_on(undisturbed: Study, tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""An MLflow server and the database behind it, as processes that end by their pids."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from ray_cluster import family, kill, wait_until
+
+
+def postgres_program(name: str) -> str:
+    """Where a program of PostgreSQL is; Debian keeps them off the path."""
+    found = shutil.which(name) or next(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), None)
+    assert found is not None, f"{name} is not installed"
+    return found
+
+
+@contextlib.contextmanager
+def postgres(folder: Path, port: int) -> Iterator[str]:
+    """A PostgreSQL server with its data in ``folder``; gives the URI of its database."""
+    # It refuses to be root: what root starts, the package's own user runs.
+    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+    user = "postgres" if as_user else os.environ["USER"]
+    folder.mkdir()
+    if as_user:
+        shutil.chown(folder, "postgres", "postgres")
+        for parent in folder.parents[:3]:
+            if parent.stat().st_uid == os.getuid():
+                parent.chmod(parent.stat().st_mode | 0o011)
+    create = [*as_user, postgres_program("initdb"), "-D", str(folder), "-A", "trust", "-U", user, "--no-sync"]
+    subprocess.run(create, check=True, capture_output=True, cwd="/")
+    options = ["-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    with (folder.parent / "postgres.log").open("wb") as log:
+        command = [*as_user, postgres_program("postgres"), "-D", str(folder), *options]
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
+    try:
+        ready = [postgres_program("pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
+        wait_until(lambda: subprocess.run(ready).returncode == 0)
+        yield f"postgresql://{user}@127.0.0.1:{port}/postgres"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class MlflowServer:
+    """``mlflow server`` on this machine, with its artifacts in ``folder``."""
+
+    def __init__(self, folder: Path, port: int, *, store: str | None = None) -> None:
+        self.folder = folder
+        self.port = port
+        self.uri = f"http://127.0.0.1:{port}"
+        self.store = store or f"sqlite:///{folder / 'server.db'}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        arguments = ["--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts")]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1", *arguments],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                start_new_session=True,
+            )
+        wait_until(self.is_up, seconds=90)
+
+    def is_up(self) -> bool:
+        """Whether it answers."""
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        if self.process is not None:
+            processes: list[psutil.Process] = family(self.process.pid)
+            kill(processes)
+            self.process.wait()
+            self.process = None
