@@ -15,7 +15,7 @@ from analysis.conditions import key_of
 from analysis.diagnosis import diagnose
 from analysis.results import Results, Run
 from analysis.statistics import mean_over_strata
-from analysis.wording import count, difference, percent, points
+from analysis.wording import count, difference, percent, points, share
 from study.cells import scores
 from study.stopping import Metric, Policy, decide
 
@@ -129,10 +129,8 @@ def _apply(runs: Sequence[Run], patience: int, metric: Metric, level: float) -> 
 def _verdict(rules: Sequence[Rule], seeds: int) -> tuple[str, str, Rule]:
     safe = [rule for rule in rules if rule.lost.high < ACCEPTED_LOSS and rule.saved.low > 0]
     most = max(safe or rules, key=lambda rule: rule.saved.value)
-    told = (
-        f"{most.name} would have saved {percent(most.saved.value)} of the epochs and cost {difference(most.lost)} of "
-        "test accuracy"
-    )
+    cost = f"{difference(most.lost)} of test accuracy"
+    told = f"{most.name} would have saved {percent(most.saved.value)} of the epochs and cost {cost}"
     if seeds < 2:
         return UNDETERMINED, f"With one seed of each condition, {told}; what it costs in general is not known.", most
     if safe:
@@ -143,7 +141,11 @@ def _verdict(rules: Sequence[Rule], seeds: int) -> tuple[str, str, Rule]:
         return "not early", sentence, cheapest
     if all(rule.stopped == 0 for rule in rules):
         return UNDETERMINED, "No rule would have stopped any run: these runs are too short to tell.", most
-    return UNDETERMINED, f"No rule is shown to cost less than {points(ACCEPTED_LOSS)}: {told}.", most
+    if all(rule.saved.low <= 0 for rule in rules):
+        saved = share(most.saved.within(0, 1))
+        sentence = f"No rule is shown to save epochs: {most.name} would have saved {saved} and cost {cost}."
+        return UNDETERMINED, sentence, most
+    return UNDETERMINED, f"No rule that saves epochs is shown to cost less than {points(ACCEPTED_LOSS)}: {told}.", most
 
 
 def _table(rules: Sequence[Rule]) -> Table:

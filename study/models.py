@@ -7,9 +7,10 @@ safetensors alone and no model's own code is run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MethodType
@@ -238,15 +239,16 @@ def load_classifier(
     if 0 < positions < max_length:
         raise ValueError(f"{model} takes at most {positions} tokens, data.max_length is {max_length}")
     try:
-        loaded, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-            model,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        with _quiet(show_downloads=not Path(model).is_dir()):
+            loaded, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+                model,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ValueError(_cannot_load(model, error)) from error
     # What a head or a pooler lacks is new, and drawn at random. A body that is in part drawn at random is a mistake.
@@ -255,6 +257,22 @@ def load_classifier(
     if body:
         raise ValueError(f"{model}: its files lack {len(body)} weights that its config asks for, such as {min(body)}")
     return Classifier(loaded, special.inputs)
+
+
+@contextlib.contextmanager
+def _quiet(*, show_downloads: bool) -> Iterator[None]:
+    """Without a list of the weights that a new head lacks: what matters is an error. Bars are for downloads."""
+    logging = transformers.utils.logging
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not show_downloads:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _tiny_config(model: str, special: SpecialTokens, max_length: int) -> transformers.PretrainedConfig:

@@ -25,7 +25,7 @@ def _auto_word(value: Any) -> Any:
     return None if value == "auto" else value
 
 
-def _or_auto(value: float | None) -> float | str:
+def _or_auto(value: float | None) -> Any:
     return "auto" if value is None else value
 
 

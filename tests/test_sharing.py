@@ -40,7 +40,8 @@ def test_as_many_as_memory_and_time_allow(peak_gib: int | None, utilisation: flo
 
 
 SPACE = """
-data: {source: builtin:reviews, examples: 3000}
+data: {source: "builtin:reviews", examples: 3000}
+fixed: {epochs: 1}
 axes:
   model: [tiny-bert, tiny-roberta]
   batch_size: [16, 64, 1024, 2048]
