@@ -262,7 +262,7 @@ def load_classifier(
 @contextlib.contextmanager
 def _quiet(*, show_downloads: bool) -> Iterator[None]:
     """Without a list of the weights that a new head lacks: what matters is an error. Bars are for downloads."""
-    logging = transformers.utils.logging
+    logging: Any = transformers.utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     if not show_downloads:

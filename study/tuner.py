@@ -26,6 +26,13 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
+# Ray takes up a token that lies ready where it looks for a cluster by itself, and not where it is given an address. A
+# study's driver runs on a node of its cluster, so the token that lies there is the cluster's.
+if (
+    any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    or Path("~/.ray/auth_token").expanduser().exists()
+):
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
@@ -201,8 +208,14 @@ def connect(address: str | None, *, verbose: bool) -> Cluster:
             namespace="study",
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = address or "this machine"
+        if "InvalidAuthToken" in f"{error} {error.__cause__}":
+            raise StudyError(
+                f"the Ray at {where} asks for its token: copy it from one of its nodes (ray get-auth-token) to "
+                f"~/.ray/auth_token, or give RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            ) from error
         first = str(error).strip().splitlines()[0]
-        raise StudyError(f"no Ray could be reached at {address or 'this machine'}: {first}") from error
+        raise StudyError(f"no Ray could be reached at {where}: {first}") from error
     url = context.dashboard_url
     return Cluster(dashboard=f"http://{url}" if url else None, local=address is None)
 

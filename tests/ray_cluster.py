@@ -75,11 +75,13 @@ class Cluster:
                 [*command, "--dashboard-agent-listen-port=0", "--node-ip-address=127.0.0.1"],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"},
                 start_new_session=True,
             )
         self.nodes.append(process)
-        subprocess.run([sys.executable, "-c", WAIT, self.address, str(len(self.nodes))], check=True, timeout=90)
+        environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+        wait = [sys.executable, "-c", WAIT, self.address, str(len(self.nodes))]
+        subprocess.run(wait, check=True, timeout=90, env=environment)
         return process
 
     def end(self) -> None:

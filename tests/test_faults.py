@@ -61,7 +61,8 @@ def kill_workers(study: Study, *, times: int, seed: int) -> None:
         if workers and killed < times:
             kill([rng.choice(workers)])
             killed += 1
-    assert process.returncode == 0, process.communicate()[0]
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     assert killed == times, "the study was over too soon"
 
 
@@ -91,6 +92,8 @@ def kill_drivers(study: Study, *, times: int, seed: int) -> None:
         left += family(process.pid)[1:]
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
         assert ended.items() <= study.histories_of_ended().items()
         ended = study.histories_of_ended()
     study.run()
