@@ -3,10 +3,11 @@
 import shutil
 import socket
 import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from selenium.webdriver.chrome.webdriver import WebDriver
 
 NEEDED = {
     "chromium": "chromium or chromedriver is not installed (apt-get install chromium chromium-driver)",
@@ -61,6 +62,21 @@ def pytest_terminal_summary(
         terminalreporter.write_line(NEEDED[mark])
         for name in names:
             terminalreporter.write_line(f"  {name}")
+
+
+@pytest.fixture
+def browser() -> Iterator[WebDriver]:
+    """A Chromium without a window; only for tests that are marked so."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options)
+    try:
+        yield driver
+    finally:
+        driver.quit()
 
 
 @pytest.fixture

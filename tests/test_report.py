@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from selenium.webdriver.chrome.webdriver import WebDriver
 from synthetic_study import Story, Synthetic, collapsing, healthy, make, overfitting, plan_of
 
 from analysis.report import main
@@ -191,26 +192,17 @@ def test_500_cells_are_reported_in_ten_seconds(tmp_path: Path) -> None:
 @pytest.mark.chromium
 @pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_page_opens_in_a_browser(report: Path, width: int, dark: bool) -> None:
+def test_the_page_opens_in_a_browser(report: Path, browser: WebDriver, width: int, dark: bool) -> None:
     """Nothing is wider than the window, nothing is complained about, and colours follow the reader's choice."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options)
-    try:
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        driver.get((report / "report.html").as_uri())
-        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
-        background = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
-        assert (background == "rgb(21, 23, 27)") == dark
-        drawn = driver.execute_script("return [...document.querySelectorAll('.panel svg')].map(s => s.clientWidth)")
-        assert len(drawn) > 8
-        assert min(drawn) > 250
-        assert driver.get_log("browser") == []  # type: ignore[no-untyped-call]
-    finally:
-        driver.quit()
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get((report / "report.html").as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(21, 23, 27)") == dark
+    drawn = browser.execute_script("return [...document.querySelectorAll('.panel svg')].map(s => s.clientWidth)")
+    assert len(drawn) > 8
+    assert min(drawn) > 250
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]

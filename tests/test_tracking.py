@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from selenium.webdriver.chrome.webdriver import WebDriver
 from study_builder import TRAIN, StudyBuilder, ended, make_study
 
 from study.cells import cell_results
@@ -475,3 +476,18 @@ def test_the_ui_command_opens_the_ui(server: Server) -> None:
         assert b"learning_rate" in answer.read()
     with urllib.request.urlopen(server.uri) as page:
         assert b"MLflow" in page.read()
+
+
+@pytest.mark.chromium
+def test_the_ui_draws_training_and_validation_on_one_axis(server: Server, browser: WebDriver) -> None:
+    """The page of a run has a chart of each, whose axes end where the trajectory ended, at its examples seen."""
+    run = runs_of(server.study, server.uri)[server.study.plan.trajectories[0].cells[0]]
+    browser.set_window_size(1600, 4000)
+    browser.get(f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics")
+    charts = "[...document.querySelectorAll('.js-plotly-plot')].filter(plot => plot.data.length)"
+    curves = f"return Object.fromEntries({charts}.map(plot => [plot.data[0].metricKey, plot.data[0].x]))"
+    wait_until(lambda: {"train/loss", "validation/loss"} <= browser.execute_script(curves).keys(), seconds=60)
+    drawn = browser.execute_script(curves)
+    client = client_of(server.study, server.uri)
+    for key in ("train/loss", "validation/loss", "validation/accuracy"):
+        assert drawn[key] == sorted(curve(client, run, key))
