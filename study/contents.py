@@ -62,8 +62,11 @@ class Point(NamedTuple):
 
 
 def without_credentials(text: str) -> str:
-    """``text`` without the ``user:password@`` of its URLs and without passwords and tokens in their queries."""
-    text = re.sub(r"(?<=://)[^/\s'\"]*@", "", text)
+    """``text`` without the ``user:password@`` of its URLs and without passwords and tokens in their queries.
+
+    A password that holds a slash or an @ is none that a URL can hold, and is cut out all the same.
+    """
+    text = re.sub(r"(?<=://)([^/:@\s'\"]*:[^\s'\"]*|[^/\s'\"]*)@", "", text)
     return re.sub(r"(?i)([?&][\w-]*(?:password|passwd|token|secret|key|signature)[\w-]*=)[^&\s'\"]+", r"\1***", text)
 
 

@@ -22,8 +22,16 @@ Where = tuple[str | int, ...]
 AnySection = TypeVar("AnySection", bound=Section)
 
 
+def printable(text: str) -> str:
+    """``text`` on one line and without control characters, whatever a file or a command line put into it."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 class SpaceError(ValueError):
     """A space that cannot be used; as a string, one line per fault."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(map(printable, faults)))
 
 
 def show(value: object) -> str:
@@ -112,7 +120,7 @@ class Faults:
     def check(self) -> None:
         """Raise what was found so far."""
         if self.found:
-            raise SpaceError("\n".join(self.found))
+            raise SpaceError(*self.found)
 
     def override(self, where: Where, option: str) -> None:
         """Blame ``option`` from now on for whatever is wrong at ``where``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -20,7 +21,8 @@ MODEL_FILES = (
     *("added_tokens.json", "vocab.*", "merges.txt", "*.model"),
 )
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-TEXT_TYPE = re.compile(r"(dictionary<values=)?(large_)?string")
+TEXT_TYPE = re.compile(r"(dictionary<values=)?(large_)?string\b")
+LABEL_TYPE = re.compile(TEXT_TYPE.pattern + r"|(dictionary<values=)?(u?int\d+|halffloat|float|double|bool|null)\b")
 
 
 def _sha256(path: Path) -> str:
@@ -33,9 +35,34 @@ def model_identity(model: str) -> str:
     folder = Path(model)
     if not folder.is_absolute():
         return model
-    names = sorted({file.name for pattern in MODEL_FILES for file in folder.glob(pattern)})
-    content = "".join(f"{name} {_sha256(folder / name)}\n" for name in names)
+    content = "".join(f"{path.name} {_sha256(path)}\n" for path in _model_files(folder))
     return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+
+
+def _readable(path: Path) -> bool:
+    """Whether there is a file to be read; opening a pipe would wait for whoever writes to it."""
+    try:
+        if file_kind(path) == "file":
+            with path.open("rb") as file:
+                file.read(1)
+            return True
+    except OSError:
+        pass
+    return False
+
+
+def _wrong_config(path: Path) -> str:
+    """What a ``config.json`` cannot be; empty if it is a JSON object."""
+    try:
+        return "" if isinstance(json.loads(path.read_bytes()), dict) else "holds no JSON object"
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    except (ValueError, RecursionError):
+        return "is not JSON"
 
 
 def model(faults: Faults, name: str, where: Where) -> str | None:
@@ -50,6 +77,10 @@ def model(faults: Faults, name: str, where: Where) -> str | None:
             faults.add(where, f"the folder {folder} has no config.json; is it one that save_pretrained wrote?")
         elif not any(folder.glob("*.safetensors")):
             faults.add(where, f"the folder {folder} has no .safetensors weights; pickled weights are not read")
+        elif wrong := next((path for path in _model_files(folder) if not _readable(path)), None):
+            faults.add(where, f"{wrong} is no file that can be read")
+        elif told := _wrong_config(folder / "config.json"):
+            faults.add(where, f"{folder / 'config.json'} {told}; is it one that save_pretrained wrote?")
         else:
             return str(folder.resolve())
         return None
@@ -66,10 +97,14 @@ def model(faults: Faults, name: str, where: Where) -> str | None:
 def located(faults: Faults, name: str, where: Where) -> Path | None:
     """The path that ``name`` would be; None if there is no such user."""
     try:
-        return faults.folder(where) / Path(name).expanduser()
-    except RuntimeError:
+        path = faults.folder(where) / Path(name).expanduser()
+    except (RuntimeError, ValueError):
         faults.add(where, f"nobody's home folder is {show(name.split('/')[0])}")
         return None
+    if not str(path.absolute()).isprintable():  # a space file could not say it again
+        faults.add(where, f"the path {show(str(path))} holds a character that cannot be printed")
+        return None
+    return path
 
 
 def data(faults: Faults, raw: object) -> tuple[Data, str, int] | None:
@@ -125,13 +160,17 @@ def rows(faults: Faults, data: Data, path: Path) -> int | None:
         faults.add(where, f"{path} cannot be read as {kind}: {' '.join(str(error).split())}")
         return None
     good = True
-    for setting, column in (("text_column", data.text_column), ("label_column", data.label_column)):
+    for setting, column, type_ in (
+        ("text_column", data.text_column, TEXT_TYPE),
+        ("label_column", data.label_column, LABEL_TYPE),
+    ):
         if column not in columns:
             hint = nearest(column, columns) or f"; name one of them with data.{setting}"
             faults.add(("data", setting), f"{path} has no column {show(column)}, it has {listed(columns)}{hint}")
             good = False
-        elif setting == "text_column" and path.suffix != ".csv" and not TEXT_TYPE.match(columns[column]):
-            faults.add(("data", setting), f"the column {show(column)} of {path} holds {columns[column]}, not text")
+        elif path.suffix == ".parquet" and not type_.match(columns[column]):
+            wanted = "text" if setting == "text_column" else "labels"
+            faults.add(("data", setting), f"the column {show(column)} of {path} holds {columns[column]}, not {wanted}")
             good = False
     if rows < FEWEST_ROWS:
         faults.add(where, f"{path} has {rows} rows; at least {FEWEST_ROWS} are needed")
