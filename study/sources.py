@@ -69,8 +69,9 @@ def model(faults: Faults, name: str, where: Where) -> str | None:
     """The canonical name of a model: a built-in's, a hub id, or the absolute path of a folder."""
     if name in BUILT_IN_MODELS:
         return name
-    folder = located(faults, name, where)
-    if folder is not None and (file_kind(folder) == "folder" or name.startswith((".", "/", "~"))):
+    if (folder := located(faults, name, where)) is None:
+        return None
+    if file_kind(folder) == "folder" or name.startswith((".", "/", "~")):
         if file_kind(folder) != "folder":
             faults.add(where, f"the model folder {folder} does not exist")
         elif file_kind(folder / "config.json") != "file":
@@ -117,6 +118,9 @@ def data(faults: Faults, raw: object) -> tuple[Data, str, int] | None:
     if data.source in BUILT_IN_DATA:
         identity, default = BUILT_IN_DATA[data.source]
         examples = data.examples or default
+    elif "://" in data.source:
+        faults.add(where, f"{show(data.source)} is an address; give a file, a hub id or builtin:reviews")
+        return None
     elif path.suffix in DATA_SUFFIXES:
         if (most := rows(faults, data, path)) is None:
             return None
