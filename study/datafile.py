@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from study.faults import show
 
-LONGEST_CSV_ROW_BYTES = 16_000_000
+LONGEST_CSV_ROW_BYTES = 4_000_000
 
 
 def describe(path: Path) -> tuple[int, dict[str, str]]:
@@ -146,7 +146,7 @@ def check(
         faults.setdefault(kind, []).append(row)
         reasons.setdefault(kind, reason)
 
-    for row, (raw, label) in enumerate(zip(texts, labels, strict=True), start=1):
+    for row, (raw, found_label) in enumerate(zip(texts, labels, strict=True), start=1):
         text = "" if raw is None else raw
         try:
             text = text.decode() if isinstance(text, bytes) else text
@@ -161,6 +161,7 @@ def check(
             fault("empty", row, "the text is empty")
         if "\0" in text:
             fault("nul", row, "the text holds a NUL character; is the file UTF-8?")
+        label = found_label.decode(errors="replace") if isinstance(found_label, bytes) else found_label
         class_ = classes.get(label) if isinstance(label, str | int | float) else None
         if class_ is None:
             shown = "is missing" if label is None else f"is {str(label)[:60]!r}"

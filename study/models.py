@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from study.attention import attend, use_attention
 from study.dropout import replace_dropout
 
+# What cannot be used is told by who calls; the library would print tables and warnings beside it.
+transformers.logging.set_verbosity_error()
+if not sys.stderr.isatty():
+    transformers.logging.disable_progress_bar()
+
 BUILT_IN = ("tiny-bert", "tiny-roberta")
 # Their padding token, and whose inputs they have.
 BUILT_IN_TOKENIZERS: Mapping[str, tuple[str, Any]] = {
@@ -33,6 +39,7 @@ BUILT_IN_TOKENIZERS: Mapping[str, tuple[str, Any]] = {
 }
 BUILT_IN_VOCABULARY = 8_192
 BUILT_IN_ALPHABET = 1_000
+MOST_LAYERS = 1_000
 # So many texts show whether a tokenizer knows their language.
 FIRST_TEXTS = 1_000
 
@@ -98,8 +105,10 @@ def load_tokenizer(model: str, *, max_length: int, texts: Sequence[str]) -> Toke
             raise ValueError(f"{model}: its tokenizer has no padding token")
         backend, pad, inputs = loaded.backend_tokenizer, int(loaded.pad_token_id), loaded.model_input_names
         # The library makes an empty tokenizer of a folder that holds none.
-        first = backend.encode_batch_fast(list(texts[:FIRST_TEXTS]))
-        if texts and all(set(encoding.ids) <= set(loaded.all_special_ids) for encoding in first):
+        with _loading(model):
+            special = set(loaded.all_special_ids)
+            first = backend.encode_batch_fast(list(texts[:FIRST_TEXTS]))
+        if texts and all(set(encoding.ids) <= special for encoding in first):
             raise ValueError(f"{model}: its tokenizer knows no word of the texts; are the tokenizer's files there?")
     backend.no_padding()
     backend.enable_truncation(max_length)
@@ -112,9 +121,15 @@ def _loading(model: str) -> Iterator[None]:
     """What is wrong with a model's files comes as any error there is: the libraries read them without looking."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        if (
+            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
+        ):  # Rust's, of no class to import
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
+        if isinstance(error, AttributeError | LookupError | TypeError):
+            reason = f"{type(error).__name__}: {reason}"  # which says little without its name
         hint = "a folder written by save_pretrained can be given instead"
         raise ValueError(f"the model {model} could not be loaded ({reason}); {hint}") from error
 
@@ -229,7 +244,7 @@ def load_classifier(
     else:
         with _loading(model):
             config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
-        _check_family(model, config)
+        _check_config(model, config)
     config.num_labels = classes
     if dropout is not None:
         for key in DROPOUT_KEYS:
@@ -267,13 +282,15 @@ def load_classifier(
     return Classifier(loaded, special.inputs)
 
 
-def _check_family(model: str, config: Any) -> None:
-    """Raise ValueError for a family that writes text, be it from left to right or after reading."""
+def _check_config(model: str, config: Any) -> None:
+    """Raise ValueError for a family that writes text, and for more layers than any model has."""
     family = config.model_type
     writes = family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if writes or config.is_encoder_decoder or getattr(config, "is_decoder", False):
         kind = "an encoder with a decoder" if config.is_encoder_decoder else "a decoder"
         raise ValueError(f"{model} is {kind} ({family}); give an encoder, such as BERT or RoBERTa")
+    if not 0 < (layers := getattr(config, "num_hidden_layers", 1)) <= MOST_LAYERS:
+        raise ValueError(f"{model} asks for {layers:,} layers; a model has 1 to {MOST_LAYERS:,}")
 
 
 def _tiny_config(model: str, special: SpecialTokens, max_length: int) -> transformers.PretrainedConfig:

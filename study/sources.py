@@ -55,14 +55,15 @@ def _readable(path: Path) -> bool:
     return False
 
 
-def _wrong_config(path: Path) -> str:
-    """What a ``config.json`` cannot be; empty if it is a JSON object."""
+def _wrong_json(path: Path) -> str:
+    """Why a JSON file of a model cannot be one; empty for one that can, and for other files."""
     try:
-        return "" if isinstance(json.loads(path.read_bytes()), dict) else "holds no JSON object"
+        good = path.suffix != ".json" or isinstance(json.loads(path.read_bytes()), dict)
+        return "" if good else f"{path} holds no JSON object"
     except UnicodeDecodeError:
-        return "is not UTF-8"
+        return f"{path} is not UTF-8"
     except (ValueError, RecursionError):
-        return "is not JSON"
+        return f"{path} is not JSON"
 
 
 def model(faults: Faults, name: str, where: Where) -> str | None:
@@ -80,8 +81,8 @@ def model(faults: Faults, name: str, where: Where) -> str | None:
             faults.add(where, f"the folder {folder} has no .safetensors weights; pickled weights are not read")
         elif wrong := next((path for path in _model_files(folder) if not _readable(path)), None):
             faults.add(where, f"{wrong} is no file that can be read")
-        elif told := _wrong_config(folder / "config.json"):
-            faults.add(where, f"{folder / 'config.json'} {told}; is it one that save_pretrained wrote?")
+        elif told := "; ".join(filter(None, map(_wrong_json, _model_files(folder)))):
+            faults.add(where, f"{told}; is the folder one that save_pretrained wrote?")
         else:
             return str(folder.resolve())
         return None
@@ -170,7 +171,9 @@ def rows(faults: Faults, data: Data, path: Path) -> int | None:
     ):
         if column not in columns:
             hint = nearest(column, columns) or f"; name one of them with data.{setting}"
-            faults.add(("data", setting), f"{path} has no column {show(column)}, it has {listed(columns)}{hint}")
+            faults.add(
+                ("data", setting), f"{path} has no column {show(column)}, it has {listed(columns) or 'none'}{hint}"
+            )
             good = False
         elif path.suffix == ".parquet" and not type_.match(columns[column]):
             wanted = "text" if setting == "text_column" else "labels"
