@@ -1,10 +1,11 @@
-"""Data files that cannot be used, each made in a folder and with what is said of it."""
+"""Data files that cannot be used, each made in a folder and with what is said of it, and how a fault is said."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+SMALL = "data: {source: 'builtin:reviews'}\nfixed: {model: tiny-bert, epochs: 1, batch_size: 1}\n"
+LONGEST_SECONDS = 10
 Make = Callable[[Path], Path]
 HEADER = b"text,label\n"
 ROWS = 12
+
+
+def check_lines(text: str, path: Path) -> None:
+    place = re.compile(rf"({re.escape(str(path))}:\d+:\d+|--(set|only|data)\b.*?): \S")
+    assert text
+    for line in text.split("\n"):
+        assert place.match(line), line
+        assert line.isprintable(), line
+        assert not re.search(r"pydantic|Traceback|yaml\.|<class", line), line
 
 
 def row(number: int) -> bytes:
@@ -172,7 +184,10 @@ DATA: Mapping[str, tuple[Make, str]] = {
     "parquet: wrong magic": (table(b"PAR2" + WHOLE[4:-4] + b"PAR2"), "cannot be read as parquet: .*magic bytes"),
     "parquet: encrypted": (table(WHOLE[:-4] + b"PARE"), "cannot be read as parquet"),
     "parquet: cut short": (table(FULL_STOP), "cannot be read as parquet: .*magic bytes"),
-    "parquet: pages overwritten": (table(WHOLE[:4] + bytes(150) + WHOLE[154:]), "data.parquet, Couldn't deserialize thrift"),
+    "parquet: pages overwritten": (
+        table(WHOLE[:4] + bytes(150) + WHOLE[154:]),
+        "data.parquet, Couldn't deserialize thrift",
+    ),
     "parquet: in truth CSV": (table(GOOD_CSV), "cannot be read as parquet: .*magic bytes"),
     "parquet: column twice": (table(twice("text")), "several columns are named 'text'"),
     "parquet: nested text": (table(NESTED), "the column 'text' of .* holds struct<.*>, not text"),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 Break = Callable[[Path], object]
+CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
+WEIGHTS, INDEX, SHARD = "model.safetensors", "model.safetensors.index.json", "model-00001-of-00002.safetensors"
 
 
 def edit(name: str, **changes: object) -> Break:
@@ -36,6 +38,15 @@ def without(pattern: str) -> Break:
             path.unlink()
 
     return break_
+
+
+def rename(name: str, to: str) -> Break:
+    return lambda folder: (folder / name).rename(folder / to)
+
+
+def header(content: bytes) -> bytes:
+    """A safetensors file of nothing but this header."""
+    return len(content).to_bytes(8, "little") + content
 
 
 def then(*breaks: Break) -> Break:
@@ -73,6 +84,19 @@ def own_code(folder: Path) -> None:
     (folder / "mine.py").write_text(f"open({str(folder / 'was-run')!r}, 'w')\nclass Mine: pass\n")
 
 
+def without_ends(folder: Path) -> None:
+    """A tokenizer that puts words at the ends which it does not have: in Rust, a panic."""
+    values = json.loads((folder / TOKENIZER).read_text())
+    values["post_processor"]["special_tokens"] = {}
+    (folder / TOKENIZER).write_text(json.dumps(values))
+
+
+def without_padding(folder: Path) -> None:
+    values = json.loads((folder / TOKENIZER_CONFIG).read_text())
+    del values["pad_token"]
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(values))
+
+
 def more_words(folder: Path) -> None:
     """A tokenizer with a word whose id has no embedding."""
     path = folder / "tokenizer.json"
@@ -81,12 +105,7 @@ def more_words(folder: Path) -> None:
     path.write_text(json.dumps(values))
 
 
-CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG = (
-    *("config.json", "model.safetensors"),
-    *("tokenizer.json", "tokenizer_config.json"),
-)
 OWN_CODE = {"AutoConfig": "mine.Mine", "AutoModelForSequenceClassification": "mine.Mine"}
-NOTHING_SAID = b"{}"
 
 # Told by the space, before torch is imported.
 SEEN: Mapping[str, tuple[Break, str]] = {
@@ -96,7 +115,7 @@ SEEN: Mapping[str, tuple[Break, str]] = {
     "config links in a circle": (a_link(CONFIG, CONFIG), "has no config.json"),
     "config unreadable": (a_link(CONFIG, "/proc/self/mem"), "config.json is no file that can be read"),
     "config empty": (write(CONFIG, b""), "config.json is not JSON"),
-    "config a list": (write(CONFIG, b"[1, 2]"), "config.json holds no JSON object"),
+    "config a list": (write(CONFIG, b"[1, 2]"), "config.json holds no JSON object; is the folder"),
     "config cut short": (cut(CONFIG, 100), "config.json is not JSON"),
     "config not UTF-8": (write(CONFIG, b'{"model_type": "b\xe9rt"}'), "config.json is not UTF-8"),
     "config deep": (write(CONFIG, b'{"a": ' + b"[" * 100_000), "config.json is not JSON"),
@@ -110,73 +129,79 @@ SEEN: Mapping[str, tuple[Break, str]] = {
     "weights links in a circle": (a_link(WEIGHTS, WEIGHTS), "model.safetensors is no file that can be read"),
     "weights linked to nothing": (a_link(WEIGHTS, "nowhere"), "model.safetensors is no file that can be read"),
     "weights unreadable": (a_link(WEIGHTS, "/proc/self/mem"), "model.safetensors is no file that can be read"),
+    "weights' index not JSON": (write(INDEX, b"{"), "model.safetensors.index.json is not JSON"),
     "tokenizer a pipe": (a_pipe(TOKENIZER), "tokenizer.json is no file that can be read"),
     "tokenizer a folder": (a_folder(TOKENIZER), "tokenizer.json is no file that can be read"),
+    "tokenizer empty": (write(TOKENIZER, b""), "tokenizer.json is not JSON"),
+    "tokenizer cut short": (cut(TOKENIZER, -1), "tokenizer.json is not JSON"),
+    "tokenizer a list": (write(TOKENIZER, b"[]"), "tokenizer.json holds no JSON object"),
+    "tokenizer not UTF-8": (write(TOKENIZER, b'{"\xe9": 0}'), "tokenizer.json is not UTF-8"),
+    "tokenizer's settings a list": (write(TOKENIZER_CONFIG, b"[]"), "tokenizer_config.json holds no JSON object"),
 }
 
 # Told before Ray starts, when the model is loaded.
 LOADED: Mapping[str, tuple[Break, str]] = {
-    "config says nothing": (write(CONFIG, NOTHING_SAID), "X"),
-    "config of an unknown family": (edit(CONFIG, model_type="brt"), "X"),
-    "config of family 5": (edit(CONFIG, model_type=5), "X"),
-    "config of a family with its own code": (then(own_code, edit(CONFIG, model_type="mine", auto_map=OWN_CODE)), "X"),
-    "config with code elsewhere": (edit(CONFIG, model_type="mine", auto_map={"AutoConfig": "org/repo--a.B"}), "X"),
-    "config of a decoder": (edit(CONFIG, model_type="gpt2"), "is a decoder (gpt2); give an encoder"),
-    "config of an encoder with a decoder": (edit(CONFIG, model_type="bart"), "X"),
-    "config of T5": (edit(CONFIG, model_type="t5"), "X"),
-    "config of BERT as a decoder": (edit(CONFIG, is_decoder=True), "is a decoder (bert); give an encoder"),
-    "config with a width in words": (edit(CONFIG, hidden_size="wide"), "X"),
-    "config with a width of null": (edit(CONFIG, hidden_size=None), "X"),
-    "config with a negative width": (edit(CONFIG, hidden_size=-32), "X"),
-    "config with another width": (edit(CONFIG, hidden_size=64), "X"),
-    "config with three heads": (edit(CONFIG, num_attention_heads=3), "X"),
-    "config with more layers": (edit(CONFIG, num_hidden_layers=3), "X"),
-    "config with an unknown activation": (edit(CONFIG, hidden_act="none"), "X"),
-    "config with a distant padding id": (edit(CONFIG, pad_token_id=999), "X"),
-    "config with few positions": (edit(CONFIG, max_position_embeddings=8), "X"),
-    "config quantized": (edit(CONFIG, quantization_config={"quant_method": "bitsandbytes"}), "X"),
-    "weights empty": (write(WEIGHTS, b""), "X"),
-    "weights cut short": (cut(WEIGHTS, -1_000), "X"),
-    "weights' header cut short": (cut(WEIGHTS, 100), "X"),
-    "weights' header too long": (write(WEIGHTS, b"\xff" * 8 + b"{}"), "X"),
-    "weights' header not JSON": (write(WEIGHTS, (8).to_bytes(8, "little") + b"no JSON!"), "X"),
-    "weights without tensors": (write(WEIGHTS, (2).to_bytes(8, "little") + b"{}"), "X"),
-    "weights in truth pickled": (pickled(WEIGHTS), "X"),
-    "weights of an index": (
-        lambda folder: (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors"),
-        "X",
+    "config says nothing": (write(CONFIG, b"{}"), r"could not be loaded \(Unrecognized model .*model_type"),
+    "config of an unknown family": (edit(CONFIG, model_type="brt"), r"model type `brt` but Transformers does not"),
+    "config of family 5": (edit(CONFIG, model_type=5), "model type `5` but Transformers does not"),
+    "config of a family with its own code": (
+        then(own_code, edit(CONFIG, model_type="mine", auto_map=OWN_CODE)),
+        "contains custom code",
     ),
-    "weights' index not JSON": (
-        then(
-            lambda folder: (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors"),
-            write("model.safetensors.index.json", b"{"),
-        ),
-        "X",
+    "config with code elsewhere": (
+        edit(CONFIG, model_type="mine", auto_map={"AutoConfig": "org/repo--a.B"}),
+        r"could not be loaded \(.*org/repo",
     ),
-    "weights' index names a file that is missing": (
-        then(
-            lambda folder: (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors"),
-            write("model.safetensors.index.json", b'{"metadata": {}, "weight_map": {"a": "../../b.safetensors"}}'),
-        ),
-        "X",
+    "config of a decoder": (edit(CONFIG, model_type="gpt2"), r"is a decoder \(gpt2\); give an encoder"),
+    "config of BERT as a decoder": (edit(CONFIG, is_decoder=True), r"is a decoder \(bert\); give an encoder"),
+    "config of BART": (edit(CONFIG, model_type="bart"), r"is an encoder with a decoder \(bart\); give an encoder"),
+    "config of T5": (
+        edit(CONFIG, model_type="t5", classifier_dropout=0.0),
+        r"is an encoder with a decoder \(t5\); give an encoder",
     ),
-    "tokenizer missing": (without("*token*"), "X"),
-    "tokenizer empty": (write(TOKENIZER, b""), "X"),
-    "tokenizer not JSON": (write(TOKENIZER, b"{"), "X"),
-    "tokenizer a list": (write(TOKENIZER, b"[]"), "X"),
-    "tokenizer without a model": (write(TOKENIZER, NOTHING_SAID), "X"),
-    "tokenizer not UTF-8": (write(TOKENIZER, b'"\xe9"'), "X"),
-    "tokenizer with a model of no kind": (edit(TOKENIZER, model={"type": "Sentences"}), "X"),
+    "config with a width in words": (edit(CONFIG, hidden_size="wide"), "'hidden_size' expected int, got str"),
+    "config with a width of null": (edit(CONFIG, hidden_size=None), "'hidden_size' expected int, got NoneType"),
+    "config with a negative width": (edit(CONFIG, hidden_size=-32), r"could not be loaded \(.*negative dimension"),
+    "config with another width": (edit(CONFIG, hidden_size=64), r"its files lack \d+ weights that its config asks for"),
+    "config with three heads": (edit(CONFIG, num_attention_heads=3), "is not a multiple of the number of attention"),
+    "config with more layers": (
+        edit(CONFIG, num_hidden_layers=3),
+        r"its files lack \d+ weights .* bert.encoder.layer.2",
+    ),
+    "config with a million layers": (edit(CONFIG, num_hidden_layers=10**6), "asks for 1,000,000 layers; a model has"),
+    "config without layers": (edit(CONFIG, num_hidden_layers=0), "asks for 0 layers; a model has 1 to 1,000"),
+    "config with an unknown activation": (edit(CONFIG, hidden_act="none"), r"could not be loaded \(KeyError: 'none'\)"),
+    "config with a distant padding id": (edit(CONFIG, pad_token_id=999), "Padding_idx must be within num_embeddings"),
+    "config with few positions": (
+        edit(CONFIG, max_position_embeddings=8),
+        "takes at most 8 tokens, data.max_length is",
+    ),
+    "config quantized": (edit(CONFIG, quantization_config={"quant_method": "gptq", "bits": 4}), "could not be loaded"),
+    "weights empty": (write(WEIGHTS, b""), r"could not be loaded \(Error while deserializing header: header too small"),
+    "weights cut short": (cut(WEIGHTS, -1_000), "deserializing header: incomplete metadata, file not fully covered"),
+    "weights' header cut short": (cut(WEIGHTS, 100), "deserializing header: invalid header length"),
+    "weights' header too long": (write(WEIGHTS, b"\xff" * 8 + b"{}"), "deserializing header: header too large"),
+    "weights' header not JSON": (write(WEIGHTS, header(b"no JSON!")), "deserializing header: invalid JSON in header"),
+    "weights without tensors": (write(WEIGHTS, header(b"{}")), r"its files lack \d+ weights that its config asks for"),
+    "weights in truth pickled": (pickled(WEIGHTS), r"could not be loaded \(Error while deserializing header"),
+    "weights without their index": (rename(WEIGHTS, SHARD), "no file named model.safetensors found"),
+    "weights' index without the files": (
+        then(rename(WEIGHTS, SHARD), write(INDEX, b'{"metadata": {}, "weight_map": {"a": "../../b.safetensors"}}')),
+        r"could not be loaded \(No such file",
+    ),
+    "weights' index a list": (
+        then(rename(WEIGHTS, SHARD), write(INDEX, b'{"metadata": {}, "weight_map": []}')),
+        r"could not be loaded \(AttributeError: ",
+    ),
+    "tokenizer missing": (without("*token*"), "its tokenizer knows no word of the texts; are the tokenizer's files"),
+    "tokenizer without a model": (write(TOKENIZER, b"{}"), r"could not be loaded \(KeyError: "),
+    "tokenizer of no kind": (edit(TOKENIZER, model={"type": "Sentences"}), r"could not be loaded \(data did not match"),
     "tokenizer with a vocabulary in words": (
         edit(TOKENIZER, model={"type": "WordLevel", "vocab": "all", "unk_token": "[UNK]"}),
-        "X",
+        r"could not be loaded \(invalid type: string",
     ),
-    "tokenizer of another model": (more_words, "X"),
-    "tokenizer's settings not JSON": (write(TOKENIZER_CONFIG, b"{"), "X"),
-    "tokenizer's settings a list": (write(TOKENIZER_CONFIG, b"[]"), "X"),
-    "tokenizer without padding": (write(TOKENIZER_CONFIG, NOTHING_SAID), "X"),
-    "tokenizer with its own code": (
-        then(own_code, edit(TOKENIZER_CONFIG, tokenizer_class="Mine", auto_map={"AutoTokenizer": ["mine.Mine", None]})),
-        "X",
-    ),
+    "tokenizer without its ends": (without_ends, r"could not be loaded \(no entry found for key\)"),
+    "tokenizer with an unknown word it lacks": (edit(TOKENIZER_CONFIG, unk_token=""), r"could not be loaded \("),
+    "tokenizer of another model": (more_words, "its tokenizer has 13 ids, and the model knows 12"),
+    "tokenizer without padding": (without_padding, "its tokenizer has no padding token"),
 }
