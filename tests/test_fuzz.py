@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from bad_input import GOOD_CSV, GOOD_JSONL, LONGEST_SECONDS, SMALL, WHOLE, check_lines
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from study import datafile
 from study.faults import SpaceError
-from study.space import read
+from study.settings import Data, Reference, Run
+from study.space import TOP_KEYS, read
+from study.values import SETTING_KEYS
 
 ROOT = Path(__file__).parent.parent
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -93,32 +96,42 @@ WORDS = st.one_of(
         ]
     ),
 )
+KEYS = st.sampled_from(
+    [*TOP_KEYS, *SETTING_KEYS, *Data.model_fields, *Run.model_fields, *Reference.model_fields, "match", "set", "drop"]
+)
+ODD = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.integers(0, 3), st.floats(), st.text(max_size=5)),
+    st.sampled_from(
+        ["tiny-bert", "builtin:reviews", "none", "linear", "./x", "/", "~", "", "a" * 300, "\x1b[0m", 10**20]
+    ),
+)
+INNER = st.recursive(ODD, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3))
+SECTION = st.dictionaries(KEYS, INNER, max_size=5) | INNER
+DOCUMENTS = st.fixed_dictionaries(
+    {"data": st.just({"source": "builtin:reviews"}) | SECTION, "fixed": SECTION},
+    optional={"name": INNER, "axes": SECTION, "when": INNER, "run": SECTION, "references": INNER},
+)
 OPTIONS = st.lists(st.lists(WORDS, max_size=4).map("".join) | st.tuples(WORDS, WORDS).map("=".join), max_size=3)
 
 
-@fuzz(150)
-@given(content=SPACE_BYTES)
-def test_any_change_of_a_space_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "small.yaml").write_bytes(content)
-    read_or_refused(tmp_path / "small.yaml")
+def space_of_bytes(folder: Path, content: bytes) -> None:
+    (folder / "small.yaml").write_bytes(content)
+    read_or_refused(folder / "small.yaml")
 
 
-@fuzz(300)
-@given(set_=OPTIONS, only=OPTIONS, data=st.none() | WORDS)
-def test_any_option_is_read_or_refused(tmp_path: Path, set_: list[str], only: list[str], data: str | None) -> None:
-    path = tmp_path / "small.yaml"
+def space_of_values(folder: Path, document: dict[str, Any]) -> None:
+    space_of_bytes(folder, yaml.safe_dump(document, allow_unicode=True).encode("utf-8", "surrogatepass"))
+
+
+def space_of_options(folder: Path, set_: list[str], only: list[str], data: str | None) -> None:
+    path = folder / "small.yaml"
     path.write_text(SMALL + "axes: {seed: [0, 1], lr_schedule: [constant, linear]}\n")
     read_or_refused(path, set=set_, only=only, data=data)
 
 
-@fuzz(150)
-@given(data=st.data())
-@pytest.mark.parametrize(("suffix", "good"), [("csv", GOOD_CSV), ("jsonl", GOOD_JSONL), ("parquet", WHOLE)])
-def test_any_change_of_a_data_file_is_read_or_refused(
-    tmp_path: Path, suffix: str, good: bytes, data: st.DataObject
-) -> None:
-    path = tmp_path / f"data.{suffix}"
-    path.write_bytes(data.draw(changed(good)))
+def file_of_bytes(folder: Path, suffix: str, content: bytes) -> None:
+    path = folder / f"data.{suffix}"
+    path.write_bytes(content)
     with contextlib.suppress(ValueError, OSError):
         _, columns = datafile.describe(path)
         texts, labels = datafile.read(path, text_column="text", label_column="label")
@@ -127,9 +140,58 @@ def test_any_change_of_a_data_file_is_read_or_refused(
         assert len(checked) == len(classes) > 1
 
 
+FILES = pytest.mark.parametrize(("suffix", "good"), [("csv", GOOD_CSV), ("jsonl", GOOD_JSONL), ("parquet", WHOLE)])
+
+
+@fuzz(400)
+@given(content=SPACE_BYTES)
+def test_any_change_of_a_space(tmp_path: Path, content: bytes) -> None:
+    space_of_bytes(tmp_path, content)
+
+
+@fuzz(400)
+@given(document=DOCUMENTS)
+def test_any_values_under_known_keys(tmp_path: Path, document: dict[str, Any]) -> None:
+    space_of_values(tmp_path, document)
+
+
+@fuzz(300)
+@given(set_=OPTIONS, only=OPTIONS, data=st.none() | WORDS)
+def test_any_options(tmp_path: Path, set_: list[str], only: list[str], data: str | None) -> None:
+    space_of_options(tmp_path, set_, only, data)
+
+
+@FILES
+@fuzz(300)
+@given(data=st.data())
+def test_any_change_of_a_data_file(tmp_path: Path, suffix: str, good: bytes, data: st.DataObject) -> None:
+    file_of_bytes(tmp_path, suffix, data.draw(changed(good)))
+
+
+@pytest.mark.slow
+@fuzz(10_000)
+@given(content=SPACE_BYTES)
+def test_many_changes_of_a_space(tmp_path: Path, content: bytes) -> None:
+    space_of_bytes(tmp_path, content)
+
+
 @pytest.mark.slow
 @fuzz(5_000)
-@given(content=SPACE_BYTES)
-def test_very_many_changes_of_a_space(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "small.yaml").write_bytes(content)
-    read_or_refused(tmp_path / "small.yaml")
+@given(document=DOCUMENTS)
+def test_many_values_under_known_keys(tmp_path: Path, document: dict[str, Any]) -> None:
+    space_of_values(tmp_path, document)
+
+
+@pytest.mark.slow
+@fuzz(5_000)
+@given(set_=OPTIONS, only=OPTIONS, data=st.none() | WORDS)
+def test_many_options(tmp_path: Path, set_: list[str], only: list[str], data: str | None) -> None:
+    space_of_options(tmp_path, set_, only, data)
+
+
+@pytest.mark.slow
+@FILES
+@fuzz(10_000)
+@given(data=st.data())
+def test_many_changes_of_a_data_file(tmp_path: Path, suffix: str, good: bytes, data: st.DataObject) -> None:
+    file_of_bytes(tmp_path, suffix, data.draw(changed(good)))
