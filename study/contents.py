@@ -68,7 +68,7 @@ def without_credentials(text: str) -> str:
     A slash, a quotation mark and an @ cannot stand in a URL's password, but they do.
     """
     text = re.sub(r"(?<=://)([^/:@\s'\"]*:\S*|[^/\s'\"]*)@", "", text)
-    return re.sub(rf"(?i)([?&][\w-]*(?:{SECRETS})[\w-]*=)[^&\s'\"]+", r"\1***", text)
+    return re.sub(rf"(?i)([?&;#][\w-]*(?:{SECRETS})[\w-]*=)[^&;\s'\"]+", r"\1***", text)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -60,7 +60,14 @@ def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
     """Add ``--tracking-uri``."""
     told = "an MLflow server (default: $MLFLOW_TRACKING_URI, else a sqlite file in the study's folder)"
     default = os.environ.get("MLFLOW_TRACKING_URI")
-    parser.add_argument("--tracking-uri", default=default, metavar="URI", help=told)
+    parser.add_argument("--tracking-uri", type=_with_scheme, default=default, metavar="URI", help=told)
+
+
+def _with_scheme(uri: str) -> str:
+    """A URI whose credentials can be told from the rest. Raises argparse's error, which does not quote it."""
+    if "@" in uri and "://" not in uri:
+        raise argparse.ArgumentTypeError("what is before the @ is nothing without its ://, as in http://USER@HOST:PORT")
+    return uri
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
