@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,38 +96,38 @@ class Studied:
 
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studied]:
-    """A study whose server cannot be reached, given on the command line, then with a store, given by the environment."""
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
+    """A study whose server, given on the command line, is away; then a store, given by the environment, is there."""
     folder = tmp_path_factory.mktemp("studied")
     (folder / "space.yaml").write_text(SPACE)
     rays = Path(tempfile.mkdtemp(prefix="ray-"))  # a socket's path has to be short
-    store = f"sqlite:///file:{folder / 'store.db'}?uri=true&password={SECRET}"
     away = f"http://me:p%40ss-{SECRET}@127.0.0.1:9/?password={SECRET}&token={SECRET}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(rays)}
-    environment |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    printed = []
+    changes = {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(rays), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     try:
-        for arguments, uri in ((["--tracking-uri", away], ""), ([], store)):
-            done = subprocess.run(
-                [sys.executable, "-m", "study.run", "--space", "space.yaml", *arguments],
-                cwd=folder,
-                env={**environment, "MLFLOW_TRACKING_URI": uri},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=240,
-            )
-            assert done.returncode == 0, done.stdout
-            printed.append(done.stdout)
+        done = subprocess.run(
+            [sys.executable, "-m", "study.run", "--space", "space.yaml", "--tracking-uri", away],
+            cwd=folder,
+            env={**os.environ, **changes},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stdout
         shutil.copytree(rays, folder / "ray", ignore=lambda _, names: [name for name in names if name == "sockets"])
-        yield Studied(folder, "".join(printed))
     finally:
         shutil.rmtree(rays)
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{folder / 'store.db'}?uri=true&password={SECRET}")
+        assert sync.main(["studies/space"]) == 0
+    return Studied(folder, done.stdout + printed.getvalue())
 
 
 def test_what_a_study_prints_has_no_credentials(studied: Studied) -> None:
     assert "MLflow does not show everything yet: MlflowException: API request to http://127.0.0.1:9/" in studied.output
-    assert "password=***" in studied.output
+    assert "store.db?uri=true&password=***" in studied.output
     assert SECRET not in studied.output
     assert "Traceback" not in studied.output
 

@@ -149,7 +149,7 @@ def test_any_change_of_a_space(tmp_path: Path, content: bytes) -> None:
     space_of_bytes(tmp_path, content)
 
 
-@fuzz(400)
+@fuzz(200)
 @given(document=DOCUMENTS)
 def test_any_values_under_known_keys(tmp_path: Path, document: dict[str, Any]) -> None:
     space_of_values(tmp_path, document)
