@@ -7,6 +7,7 @@ stands where the file's position would.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -46,7 +47,7 @@ def show(value: object) -> str:
 
 def nearest(word: object, known: Iterable[str]) -> str:
     """The known name that was meant, as the end of a message; empty if none is near."""
-    names = list(known)
+    names = [name for name in itertools.islice(known, 1_000) if len(name) <= 60]
     text = str(word)[:60]
     longer = [name for name in names if len(text) > 2 and name.startswith(text)]
     near = longer or difflib.get_close_matches(text, names, n=1)
@@ -55,8 +56,8 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 def listed(words: Iterable[object]) -> str:
     """The first of many words, as a message lists them."""
-    shown = [str(word) for word in words]
-    return ", ".join(shown[:12]) + (", …" if len(shown) > 12 else "")
+    shown = [str(word) for word in itertools.islice(words, 13)]
+    return ", ".join(f"{word[:60]}…" if len(word) > 60 else word for word in shown[:12]) + ", …" * (len(shown) > 12)
 
 
 EXPECTED = {

@@ -122,9 +122,8 @@ def _loading(model: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if (
-            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
-        ):  # Rust's, of no class to import
+        # A panic of Rust's is no Exception, and of no class that could be imported.
+        if not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
@@ -253,9 +252,10 @@ def load_classifier(
     if model in BUILT_IN:
         automatic: Any = transformers.AutoModelForSequenceClassification
         return Classifier(automatic.from_config(config).float(), special.inputs)
-    positions = getattr(config, "max_position_embeddings", -1)
-    if config.model_type in SHIFTED_FAMILIES:
-        positions -= config.pad_token_id + 1
+    with _loading(model):
+        positions = int(getattr(config, "max_position_embeddings", None) or -1)
+        if config.model_type in SHIFTED_FAMILIES:
+            positions -= config.pad_token_id + 1
     if 0 < positions < max_length:
         raise ValueError(f"{model} takes at most {positions} tokens, data.max_length is {max_length}")
     with _loading(model):

@@ -83,7 +83,7 @@ def model(faults: Faults, name: str, where: Where) -> str | None:
             faults.add(where, f"{wrong} is no file that can be read")
         elif told := "; ".join(filter(None, map(_wrong_json, _model_files(folder)))):
             faults.add(where, f"{told}; is the folder one that save_pretrained wrote?")
-        else:
+        elif _sayable(faults, folder, where):
             return str(folder.resolve())
         return None
     if near := "" if "/" in name else nearest(name, BUILT_IN_MODELS):
@@ -99,14 +99,18 @@ def model(faults: Faults, name: str, where: Where) -> str | None:
 def located(faults: Faults, name: str, where: Where) -> Path | None:
     """The path that ``name`` would be; None if there is no such user."""
     try:
-        path = faults.folder(where) / Path(name).expanduser()
+        return faults.folder(where) / Path(name).expanduser()
     except (RuntimeError, ValueError):
         faults.add(where, f"nobody's home folder is {show(name.split('/')[0])}")
         return None
-    if not str(path.absolute()).isprintable():  # a space file could not say it again
-        faults.add(where, f"the path {show(str(path))} holds a character that cannot be printed")
-        return None
-    return path
+
+
+def _sayable(faults: Faults, path: Path, where: Where) -> bool:
+    """Whether a space file can hold this path; a fault if not."""
+    if good := str(path.resolve()).isprintable():
+        return good
+    faults.add(where, f"the path {path} holds a character that cannot be printed")
+    return False
 
 
 def data(faults: Faults, raw: object) -> tuple[Data, str, int] | None:
@@ -155,6 +159,8 @@ def rows(faults: Faults, data: Data, path: Path) -> int | None:
     where: Where = ("data", "source")
     if file_kind(path) != "file":
         faults.add(where, f"the file {path} " + ("does not exist" if file_kind(path) == "nothing" else "is no file"))
+        return None
+    if not _sayable(faults, path, where):
         return None
     from study import datafile  # imports pyarrow, which other spaces can do without
 

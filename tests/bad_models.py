@@ -172,6 +172,10 @@ LOADED: Mapping[str, tuple[Break, str]] = {
     "config without layers": (edit(CONFIG, num_hidden_layers=0), "asks for 0 layers; a model has 1 to 1,000"),
     "config with an unknown activation": (edit(CONFIG, hidden_act="none"), r"could not be loaded \(KeyError: 'none'\)"),
     "config with a distant padding id": (edit(CONFIG, pad_token_id=999), "Padding_idx must be within num_embeddings"),
+    "config of RoBERTa without padding": (
+        edit(CONFIG, model_type="roberta", pad_token_id=None),
+        r"could not be loaded \(TypeError: ",
+    ),
     "config with few positions": (
         edit(CONFIG, max_position_embeddings=8),
         "takes at most 8 tokens, data.max_length is",
