@@ -149,7 +149,7 @@ DATA: Mapping[str, tuple[Make, str]] = {
     "csv: label missing": (csv(GOOD_CSV + b"a,\n"), "row 13: the label is missing"),
     "csv: date as label": (csv(HEADER + b"a,2026-11-24\n" * ROWS), "row 1: the label is '2026-11-24', not 0 or 1"),
     "csv: one class": (csv(OF_ONE_CLASS), "all labels are 1; two classes are needed"),
-    "csv: one long line": (csv(b"x" * 1_000_000), "has no column 'text', it has x{60}…; name one"),
+    "csv: one long line": (csv(b"x" * 1_000_000 + b"\n"), "has no column 'text', it has x{60}…; name one"),
     "csv: very many columns": (csv(MANY_COLUMNS), "has no column 'text', it has 0, .*, 11, …; name one"),
     "csv: open quote": (csv(OPEN_QUOTE), "row 1 has 1 columns, not 2"),
     "csv: huge field": (csv(LONG_ROW), "a row has more than 4,000,000 bytes; is a quotation mark never closed"),
