@@ -2,12 +2,14 @@
 
 import shutil
 import socket
+import subprocess
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 NEEDED = {
+    "compose": "docker-compose is not installed (apt-get install docker-compose)",
     "chromium": "chromium or chromedriver is not installed (apt-get install chromium chromium-driver)",
     "postgresql": "initdb is not installed (apt-get install postgresql)",
 }
@@ -24,10 +26,19 @@ def has_postgresql() -> bool:
     return shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
+def has_compose() -> bool:
+    """Compose is on the path, by itself or as a part of docker."""
+    if shutil.which("docker-compose") is not None:
+        return True
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what the machine has no package for, after -m and -k had their say."""
-    present = {"chromium": has_chromium(), "postgresql": has_postgresql()}
+    present = {"compose": has_compose(), "chromium": has_chromium(), "postgresql": has_postgresql()}
     left_out: dict[str, list[str]] = {}
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
