@@ -71,13 +71,19 @@ class Observer:
         self.publish({"study_examples_per_second": 0.0})
 
 
+def plain(name: str) -> str:
+    """``name`` in ASCII, which is all that Ray takes for a label: another character fails the worker's trajectory."""
+    return name.replace(" · ", ", ").encode("ascii", "replace").decode()
+
+
 def observer_of(folder: TrajectoryFolder) -> Observer:
     """An observer whose values the node of this Ray worker exports."""
     from ray.util.metrics import Gauge
 
     config = folder.config()
     assert config is not None, f"{folder.path} was never planned"
-    labels = dict(zip(LABELS, (folder.path.parent.parent.name, config["name"], folder.path.name), strict=True))
+    names = (folder.path.parent.parent.name, config["name"], folder.path.name)
+    labels = {label: plain(name) for label, name in zip(LABELS, names, strict=True)}
     gauges = {name: Gauge(name, description=told, tag_keys=LABELS) for name, told in GAUGES.items()}
 
     def publish(values: Mapping[str, float]) -> None:

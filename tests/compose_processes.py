@@ -101,6 +101,8 @@ class Stack:
         """What a service finds in its environment."""
         values = {key: self.place(value, name) for key, value in self.services[name].environment.items()}
         values |= {"WORKER_CPUS": "2", "GPU_LOCKS": str(self.folder / "gpus"), "HF_HUB_OFFLINE": "1"}
+        # Metrics are exported every ten seconds otherwise, in which a small study has come to its end.
+        values["RAY_metrics_report_interval_ms"] = "500"
         if "RAY_JOIN_ARGS" in values:
             values["RAY_JOIN_ARGS"] += " --node-ip-address=127.0.0.1"
         return values

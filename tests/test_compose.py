@@ -15,7 +15,7 @@ from compose_processes import Stack
 from mlflow import MlflowClient
 from mlflow.artifacts import list_artifacts
 
-from study.metrics import GAUGES
+from study.metrics import GAUGES, plain
 from study.plan import from_json
 from study.records import StudyFolder
 
@@ -103,7 +103,7 @@ def test_prometheus_sees_every_trajectory_by_its_name_and_how_far_it_came(
 ) -> None:
     plan = StudyFolder(stack.folder / "studies" / "small").plan()
     assert plan is not None
-    names = {trajectory.name for trajectory in from_json(plan).trajectories}
+    names = {plain(trajectory.name) for trajectory in from_json(plan).trajectories}
     _, seen = trained
     assert set().union(*seen) == names
     for name in names:
@@ -142,7 +142,12 @@ def submit(stack: Stack, log: Path, kind: str, *words: str) -> int:
     """The exit code of `ray job submit`, from outside the cluster."""
     address = f"http://127.0.0.1:{stack.ports['ray-head', 8265]}"
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token(stack, kind)}
-    return stack.popen(["ray", "job", "submit", "--address", address, "--", *words], variables, log).wait(timeout=300)
+    process = stack.popen(["ray", "job", "submit", "--address", address, "--", *words], variables, log)
+    try:
+        return process.wait(timeout=240)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def test_a_study_can_be_handed_in_as_a_ray_job(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from study_builder import make_history, make_study
 
-from study.metrics import GAUGES, Observer
+from study.metrics import GAUGES, Observer, plain
 from study.records import Epoch, Interval, Record
 
 
@@ -80,3 +80,8 @@ def test_what_was_not_finite_once_is_shown_from_then_on(history: list[Record], c
     assert gauges["study_non_finite"] == 1
     observer.take(history[1])
     assert gauges["study_non_finite"] == 1
+
+
+def test_a_label_is_readable_and_ascii() -> None:
+    assert plain("tiny-bert · lr 0.0005 · seed 0") == "tiny-bert, lr 0.0005, seed 0"
+    assert plain("modèle") == "mod?le"
