@@ -24,7 +24,7 @@ export PATH="$(cd "$(dirname "$python")" && pwd):$PATH"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$storage/.ray-token-$SLURM_JOB_ID" RAY_USAGE_STATS_ENABLED=0
 (umask 077 && "$python" -c 'import secrets; print(secrets.token_hex(32))' >"$RAY_AUTH_TOKEN_PATH")
 started=()
-trap 'kill "${started[@]}" 2>/dev/null; rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
+trap 'kill "${started[@]}" 2>/dev/null; wait; rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}

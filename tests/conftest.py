@@ -1,5 +1,6 @@
 """Tests that need a system package: all of them where it is installed, none of them unnoticed where it is not."""
 
+import importlib.util
 import shutil
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 NEEDED = {
+    "kubernetes": "kubernetes-validate is not installed (pip install kubernetes-validate==1.37.0)",
     "compose": "docker-compose is not installed (apt-get install docker-compose)",
     "chromium": "chromium or chromedriver is not installed (apt-get install chromium chromium-driver)",
     "postgresql": "initdb is not installed (apt-get install postgresql)",
@@ -38,7 +40,12 @@ def has_compose() -> bool:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what the machine has no package for, after -m and -k had their say."""
-    present = {"compose": has_compose(), "chromium": has_chromium(), "postgresql": has_postgresql()}
+    present = {
+        "kubernetes": importlib.util.find_spec("kubernetes_validate") is not None,
+        "compose": has_compose(),
+        "chromium": has_chromium(),
+        "postgresql": has_postgresql(),
+    }
     left_out: dict[str, list[str]] = {}
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []

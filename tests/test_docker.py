@@ -297,6 +297,18 @@ def test_the_ray_job_runs_the_study_on_gpus_and_a_shared_folder() -> None:
     assert "kind: Secret" not in (DOCKER / "kuberay.yaml").read_text()
 
 
+@pytest.mark.kubernetes
+def test_kubernetes_knows_every_field() -> None:
+    """KubeRay's own fields are in no schema here: a pod of each kind is validated, as KubeRay makes it."""
+    import kubernetes_validate
+
+    cluster = rayjob()["spec"]["rayClusterSpec"]
+    pods = [group["template"] for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]]
+    items = [item for item in KUBERNETES if item["kind"] != "RayJob"]
+    for item in [*items, *({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **pod} for pod in pods)]:
+        kubernetes_validate.validate(item, "1.33", strict=True)
+
+
 def test_grafana_asks_only_for_what_is_exported() -> None:
     dashboard = json.loads((DOCKER / "grafana.json").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
