@@ -193,7 +193,7 @@ class Stack:
         except psutil.NoSuchProcess:
             family = []
         # buildah hands no signal on to what it runs.
-        for member in [member for member in family if member.name() not in ("buildah", "exe")][:1]:
+        for member in [member for member in family if not member.name().startswith(("buildah", "exe"))][:1]:
             member.terminate()
         psutil.wait_procs(family[:1], timeout=30)
         for member in family:

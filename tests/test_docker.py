@@ -56,6 +56,13 @@ def test_one_variable_opens_all_ports() -> None:
     assert all(port.startswith("192.0.2.1:") for port in ports)
 
 
+def test_the_example_lists_every_variable_with_its_default() -> None:
+    listed = dict(re.findall(r"^#(\w+)=(.*)$", (DOCKER / ".env.example").read_text(), re.MULTILINE))
+    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", (DOCKER / "compose.yaml").read_text()))
+    own = {"STUDY_UID", "STUDY_GID"}  # written by secrets.sh
+    assert {**listed, "STUDIES": "studies"} == {name: used[name] for name in used if name not in own}
+
+
 def test_whoever_is_waited_for_can_be_healthy() -> None:
     for service in SERVICES.values():
         for name in service.needs:
