@@ -2,8 +2,10 @@
 
 import json
 import os
+import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -258,18 +260,43 @@ def test_a_command_that_joined_ends_with_its_own_exit_code_and_takes_its_node_al
     assert (tmp_path / "node").read_text() == "start --address=head:6379 --num-cpus=0 --num-gpus=0 --block\nleft\n"
 
 
-def test_a_signal_reaches_the_command_which_may_take_its_time(tmp_path: Path) -> None:
+# Says which signals it has got, a second after the first.
+COUNTS = """
+import signal, time
+got = []
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: got.append(signal.Signals(number).name))
+print("ready", flush=True)
+while not got:
+    time.sleep(0.1)
+time.sleep(1)
+print(*got, flush=True)
+raise SystemExit(7)
+"""
+
+
+@pytest.mark.parametrize("by", ["SIGINT", "SIGTERM", "Ctrl-C"])
+def test_a_signal_reaches_the_command_once_which_may_take_its_time(tmp_path: Path, by: str) -> None:
     programs = Programs(tmp_path / "bin")
-    programs.add("ray", "while :; do sleep 0.1; done")
-    code = "import signal, time, sys\nsignal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), print('saved'), "
-    code += "sys.exit(7)))\nprint('ready', flush=True)\ntime.sleep(30)"
-    process = programs.start(str(DOCKER / "join.sh"), "head:6379", sys.executable, "-c", code)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.terminate()
-    output, _ = process.communicate(timeout=20)
-    assert output == "saved\n"
-    assert process.returncode == 7
+    programs.add("ray", f"while :; do sleep 0.1; echo there > {tmp_path}/node; done")
+    ours, theirs = pty.openpty()
+    command = [str(DOCKER / "join.sh"), "head:6379", sys.executable, "-c", COUNTS]
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "--wait", *command] if by == "Ctrl-C" else command,
+        env={**os.environ, "PATH": f"{programs.folder}:{os.environ['PATH']}"}, stdin=theirs, stdout=theirs,
+        stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        assert os.read(ours, 100).strip() == b"ready"
+        if by == "Ctrl-C":
+            os.write(ours, b"\x03")
+        else:
+            process.send_signal(signal.Signals[by])
+        assert process.wait(timeout=20) == 7
+        assert os.read(ours, 100).strip().removeprefix(b"^C").strip() == b"SIGTERM"
+    finally:
+        os.close(ours)
 
 
 def rayjob() -> dict[str, Any]:

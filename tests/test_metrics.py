@@ -1,8 +1,12 @@
-"""What a trajectory's records come to as gauges; that a real Ray exports them is in test_compose.py."""
+"""What a trajectory's records come to as gauges, and that Ray exports them to whoever asks, without its token."""
 
+import json
 import math
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,3 +89,59 @@ def test_what_was_not_finite_once_is_shown_from_then_on(history: list[Record], c
 def test_a_label_is_readable_and_ascii() -> None:
     assert plain("tiny-bert · lr 0.0005 · seed 0") == "tiny-bert, lr 0.0005, seed 0"
     assert plain("modèle") == "mod?le"
+
+
+# Publishes a study's trajectory from a Ray worker, and prints what the worker's node exports of it.
+EXPORTS = r"""
+import json, re, sys, time, urllib.request
+from pathlib import Path
+import ray
+from study.metrics import observer_of
+from study.records import TrajectoryFolder
+
+@ray.remote
+class Worker:
+    def __init__(self, folder):
+        self.observer = observer_of(TrajectoryFolder(Path(folder)))
+
+    def here(self):
+        return True
+
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _system_config={"metrics_report_interval_ms": 500})
+worker = Worker.remote(sys.argv[1])
+ray.get(worker.here.remote())
+(node,) = ray.nodes()
+found = []
+until = time.monotonic() + 60
+while len(found) < int(sys.argv[2]) and time.monotonic() < until:
+    time.sleep(0.5)
+    try:
+        page = urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics").read().decode()
+    except OSError:
+        continue
+    found = re.findall(r"^ray_(study_\w+){(.*)} (\S+)$", page, re.MULTILINE)
+labels = re.compile(r'(\w+)="([^"]*)"')
+print("exported", json.dumps([[name, dict(labels.findall(text)), value] for name, text, value in found]))
+"""
+
+
+def test_ray_exports_every_gauge_by_the_readable_name_of_its_trajectory(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "reviews", {"seed": [0], "learning_rate": [5e-4]}, epochs=2)
+    (trajectory,) = study.plan.trajectories
+    folder = study.train(trajectory, validation_loss=[0.6, 0.5])
+    config = folder.config()
+    assert config is not None
+    folder.write_config({**config, "name": "tiny-bert · seed 0", "policies": [{"max_epochs": 2}]})
+    # An observer that goes on has no interval yet, so all but the gradient's norm.
+    command = [sys.executable, "-c", EXPORTS, str(folder.path), str(len(GAUGES) - 1)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("exported "))
+    exported = {name: (labels, float(value)) for name, labels, value in json.loads(line.removeprefix("exported "))}
+    assert exported.keys() == GAUGES.keys() - {"study_gradient_norm"}
+    for labels, _ in exported.values():
+        assert labels["study"] == "reviews"
+        assert labels["trajectory"] == "tiny-bert, seed 0"
+        assert labels["id"] == trajectory.id
+    assert exported["study_epochs_done"][1] == 2
+    assert exported["study_non_finite"][1] == 0
