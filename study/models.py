@@ -27,9 +27,10 @@ from study.attention import attend, use_attention
 from study.dropout import replace_dropout
 
 # What cannot be used is told by who calls; the library would print tables and warnings beside it.
-transformers.logging.set_verbosity_error()
+_logging: Any = transformers.logging
+_logging.set_verbosity_error()
 if not sys.stderr.isatty():
-    transformers.logging.disable_progress_bar()
+    _logging.disable_progress_bar()
 
 BUILT_IN = ("tiny-bert", "tiny-roberta")
 # Their padding token, and whose inputs they have.
@@ -258,7 +259,7 @@ def load_classifier(
             positions -= config.pad_token_id + 1
     if 0 < positions < max_length:
         raise ValueError(f"{model} takes at most {positions} tokens, data.max_length is {max_length}")
-    with _quiet(show_downloads=not Path(model).is_dir()), _loading(model):
+    with _loading(model):
         loaded, report = transformers.AutoModelForSequenceClassification.from_pretrained(
             model,
             config=config,
@@ -280,22 +281,6 @@ def load_classifier(
             "are the tokenizer's files those of another model?"
         )
     return Classifier(loaded, special.inputs)
-
-
-@contextlib.contextmanager
-def _quiet(*, show_downloads: bool) -> Iterator[None]:
-    """Without a list of the weights that a new head lacks: what matters is an error. Bars are for downloads."""
-    logging: Any = transformers.utils.logging
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if not show_downloads:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _check_config(model: str, config: Any) -> None:

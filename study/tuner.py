@@ -198,7 +198,8 @@ def connect(address: str | None, *, verbose: bool) -> Cluster:
         )
     shown = [without_credentials(word) for word in sys.orig_argv]
     if shown != sys.orig_argv:  # Ray notes the command line down and shows it on its dashboard
-        ray._raylet.setproctitle(shlex.join(shown))
+        raylet: Any = ray._raylet
+        raylet.setproctitle(shlex.join(shown))
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:
         for name in ("ray", "ray.data", "ray.train"):
