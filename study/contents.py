@@ -47,6 +47,7 @@ CHOSEN_METRICS = {
 }
 STUDY_FILES = ("study.json", "space.yaml", "plan.json")
 TRAJECTORY_FILES = ("config.json", "history.jsonl", "outcome.json")
+SECRETS = "password|passwd|pwd|token|secret|key|sig|auth|credential"
 RUN_STATUS = {"complete": "FINISHED", "failed": "FAILED"}
 
 Unfinished = Literal["RUNNING", "KILLED"]  # what the runs are that have not ended
@@ -62,9 +63,12 @@ class Point(NamedTuple):
 
 
 def without_credentials(text: str) -> str:
-    """``text`` without the ``user:password@`` of its URLs and without passwords and tokens in their queries."""
-    text = re.sub(r"(?<=://)[^/\s'\"]*@", "", text)
-    return re.sub(r"(?i)([?&][\w-]*(?:password|passwd|token|secret|key|signature)[\w-]*=)[^&\s'\"]+", r"\1***", text)
+    """``text`` without the ``user:password@`` of its URLs and without passwords and tokens in their queries.
+
+    A slash, a quotation mark and an @ cannot stand in a URL's password, but they do.
+    """
+    text = re.sub(r"(?<=://)([^/:@\s'\"]*:\S*|[^/\s'\"]*)@", "", text)
+    return re.sub(rf"(?i)([?&;#][\w-]*(?:{SECRETS})[\w-]*=)[^&;\s'\"]+", r"\1***", text)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -1,12 +1,15 @@
 """What does a data file hold, and which of its rows cannot be used?
 
-Rows are counted from 1, a CSV file's header not among them; a line of JSONL is a row.
+Rows are counted from 1, neither a CSV file's header nor empty lines among them; any other line of JSONL is a row.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,28 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from study.faults import show
+
+LONGEST_CSV_ROW_BYTES = 4_000_000
+
 
 def describe(path: Path) -> tuple[int, dict[str, str]]:
-    """Number of rows of a data file, and the type of each of its columns.
+    """Number of rows of a data file, and the type of each of its columns, ``any`` where each row has its own.
 
     Raises ValueError or OSError for a file that is not what its suffix says, naming the row where one is to blame.
     """
-    if path.suffix == ".parquet":
+    if path.suffix == ".jsonl":
+        if not (rows := list(_jsonl(path))):
+            raise ValueError("it has no rows")
+        return len(rows), dict.fromkeys((name for row in rows for name in row), "any")
+    with _reading_arrow():
+        if path.suffix == ".csv":
+            table = _csv(path)
+            return table.num_rows, _types(table.schema)
         import pyarrow.parquet
 
         with pyarrow.parquet.ParquetFile(path) as file:
             return file.metadata.num_rows, _types(file.schema_arrow)
-    table = _csv(path) if path.suffix == ".csv" else _jsonl(path)
-    return table.num_rows, _types(table.schema)
 
 
 def _types(schema: Any) -> dict[str, str]:
@@ -38,66 +50,84 @@ def read(path: Path, *, text_column: str, label_column: str) -> tuple[list[Any],
 
     Raises ValueError or OSError for a file that is not what its suffix says.
     """
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
+    names = (text_column, label_column)
+    if path.suffix == ".jsonl":
+        rows = list(_jsonl(path))
+        texts, labels = ([row.get(name) for row in rows] for name in names)
+        return texts, labels
+    with _reading_arrow():
+        if path.suffix == ".csv":
+            table = _csv(path, text_column=text_column)
+        else:
+            import pyarrow.parquet
 
-        table = pyarrow.parquet.read_table(path, columns=[text_column, label_column])
-    elif path.suffix == ".csv":
-        table = _csv(path, text_column=text_column)
-    else:
-        table = _jsonl(path)
-    texts = table[text_column]
-    # Text that calls itself UTF-8 and is not would raise without a word on where it stands.
-    return texts.cast(pa.large_binary()).to_pylist(), table[label_column].to_pylist()
+            with pyarrow.parquet.ParquetFile(path) as file:
+                table = file.read(columns=list(names))
+        for name in names:
+            if (count := table.column_names.count(name)) != 1:
+                raise ValueError(f"{'several columns are' if count else 'no column is'} named {show(name)}")
+        # Text that calls itself UTF-8 and is not would raise without a word on where it stands.
+        return table[text_column].cast(pa.large_binary()).to_pylist(), table[label_column].to_pylist()
+
+
+@contextlib.contextmanager
+def _reading_arrow() -> Iterator[None]:
+    """Some of Arrow's errors are no ValueError, though all say that a file is not what it should be."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError("a column's name or a label is not UTF-8; save the file as UTF-8") from error
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
 
 
 def _csv(path: Path, *, text_column: str | None = None) -> Any:
     """A CSV file, ``text_column`` of it as bytes whatever its cells look like."""
     import pyarrow.csv
 
-    wrong: list[Any] = []
-
-    def note(row: Any) -> str:
-        wrong.append(row)
-        return "skip"
-
-    table = pyarrow.csv.read_csv(
-        path,
-        # In one thread, since only then a row knows its number.
-        read_options=pyarrow.csv.ReadOptions(use_threads=False),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
-        convert_options=pyarrow.csv.ConvertOptions(column_types={text_column: pa.binary()} if text_column else None),
-    )
-    if wrong:
-        row = wrong[0]
-        raise ValueError(f"row {row.number - 1} has {row.actual_columns} columns, not {row.expected_columns}")
-    return table
-
-
-def _jsonl(path: Path) -> Any:
-    import pyarrow.json
-
     try:
-        return pyarrow.json.read_json(path)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(_first_bad_line(path) or str(error)) from error
+        return pyarrow.csv.read_csv(
+            path,
+            # In one thread, since only then a row knows its number.
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=LONGEST_CSV_ROW_BYTES),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={text_column: pa.binary()} if text_column else None
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if uneven := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", str(error)):
+            number, expected, actual = map(int, uneven.groups())
+            raise ValueError(f"row {number - 1} has {actual} columns, not {expected}") from error
+        if "straddling" in str(error):
+            raise ValueError(
+                f"a row has more than {LONGEST_CSV_ROW_BYTES:,} bytes; is a quotation mark never closed?"
+            ) from error
+        raise
 
 
-def _first_bad_line(path: Path) -> str | None:
-    """What Python's own reader has against the first line that it cannot read."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                json.loads(line.decode() or "null")
-            except UnicodeDecodeError:
-                return f"row {number} is not UTF-8"
-            except ValueError as error:
-                return f"row {number} is not JSON: {error}"
-    return None
+def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file.
+
+    By Python's reader and not by Arrow's, which takes some texts for times, and whose process dies of a row of null.
+    """
+    lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
+    for number, line in enumerate(filter(bytes.strip, lines), start=1):
+        try:
+            row = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise ValueError(f"row {number}: the text is not UTF-8; save the file as UTF-8") from error
+        except RecursionError as error:
+            raise ValueError(f"row {number} is nested too deeply") from error
+        except ValueError as error:
+            raise ValueError(f"row {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"row {number} is no JSON object")
+        yield row
 
 
 def check(
-    texts: Iterable[str | bytes | None], labels: Iterable[object], *, label_values: Sequence[str | int]
+    texts: Iterable[object], labels: Iterable[object], *, label_values: Sequence[str | int]
 ) -> tuple[list[str], npt.NDArray[np.int64]]:
     """The texts as text and the labels as classes ``[n]``, 0 for the first of ``label_values`` and 1 for the second.
 
@@ -116,16 +146,22 @@ def check(
         faults.setdefault(kind, []).append(row)
         reasons.setdefault(kind, reason)
 
-    for row, (raw, label) in enumerate(zip(texts, labels, strict=True), start=1):
-        text = raw or ""
-        if isinstance(text, bytes):
-            try:
-                text = text.decode()
-            except UnicodeDecodeError:
-                fault("encoding", row, "the text is not UTF-8; save the file as UTF-8")
+    for row, (raw, found_label) in enumerate(zip(texts, labels, strict=True), start=1):
+        text = "" if raw is None else raw
+        try:
+            text = text.decode() if isinstance(text, bytes) else text
+            if not isinstance(text, str):
+                fault("type", row, f"the text is {show(text)}, not text")
                 continue
+            text.encode()
+        except UnicodeError:
+            fault("encoding", row, "the text is not UTF-8; save the file as UTF-8")
+            continue
         if not text.strip():
             fault("empty", row, "the text is empty")
+        if "\0" in text:
+            fault("nul", row, "the text holds a NUL character; is the file UTF-8?")
+        label = found_label.decode(errors="replace") if isinstance(found_label, bytes) else found_label
         class_ = classes.get(label) if isinstance(label, str | int | float) else None
         if class_ is None:
             shown = "is missing" if label is None else f"is {str(label)[:60]!r}"

@@ -98,15 +98,16 @@ def dump(document: object) -> str:
 
 def read(faults: Faults) -> dict[str, Any]:
     """The file's mapping as plain values, with the place of each."""
-    if file_kind(faults.path) != "file":
-        kind = "is a folder, not a space file" if file_kind(faults.path) == "folder" else "no such file"
-        raise SpaceError(f"{faults.path}:1:1: {kind}")
+    kind = file_kind(faults.path)
+    if kind != "file":
+        told = {"nothing": "no such file", "folder": "is a folder, not a space file"}.get(kind, "is no file")
+        raise SpaceError(f"{faults.path}:1:1: {told}")
     try:
+        if (size := faults.path.stat().st_size) > LARGEST_FILE_BYTES:
+            raise SpaceError(f"{faults.path}:1:1: has {size:,} bytes; a space has at most {LARGEST_FILE_BYTES:,}")
         content = faults.path.read_bytes()
     except OSError as error:
         raise SpaceError(f"{faults.path}:1:1: cannot be read: {error.strerror}") from error
-    if len(content) > LARGEST_FILE_BYTES:
-        raise SpaceError(f"{faults.path}:1:1: has {len(content):,} bytes; a space has at most {LARGEST_FILE_BYTES:,}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -171,7 +172,7 @@ def _construct(faults: Faults, node: yaml.Node, where: Where, option: str | None
         if key in values:
             first = faults.places[(*where, key)][0].removeprefix(f"{faults.path}:").split(":")[0]
             faults.places[(*where, key)] = (here, here)
-            faults.add((*where, key), f"given twice, first on line {first}")
+            faults.add((*where, key), "given twice" + ("" if option else f", first on line {first}"))
             continue
         faults.places[(*where, key)] = (here, here)
         values[key] = _construct(faults, value_node, (*where, key), option)

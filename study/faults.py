@@ -7,6 +7,7 @@ stands where the file's position would.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,8 +23,16 @@ Where = tuple[str | int, ...]
 AnySection = TypeVar("AnySection", bound=Section)
 
 
+def printable(text: str) -> str:
+    """``text`` on one line and without control characters, whatever a file or a command line put into it."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 class SpaceError(ValueError):
     """A space that cannot be used; as a string, one line per fault."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(map(printable, faults)))
 
 
 def show(value: object) -> str:
@@ -38,7 +47,7 @@ def show(value: object) -> str:
 
 def nearest(word: object, known: Iterable[str]) -> str:
     """The known name that was meant, as the end of a message; empty if none is near."""
-    names = list(known)
+    names = [name for name in itertools.islice(known, 1_000) if len(name) <= 60]
     text = str(word)[:60]
     longer = [name for name in names if len(text) > 2 and name.startswith(text)]
     near = longer or difflib.get_close_matches(text, names, n=1)
@@ -47,8 +56,8 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 def listed(words: Iterable[object]) -> str:
     """The first of many words, as a message lists them."""
-    shown = [str(word) for word in words]
-    return ", ".join(shown[:12]) + (", …" if len(shown) > 12 else "")
+    shown = [str(word) for word in itertools.islice(words, 13)]
+    return ", ".join(f"{word[:60]}…" if len(word) > 60 else word for word in shown[:12]) + ", …" * (len(shown) > 12)
 
 
 EXPECTED = {
@@ -112,7 +121,7 @@ class Faults:
     def check(self) -> None:
         """Raise what was found so far."""
         if self.found:
-            raise SpaceError("\n".join(self.found))
+            raise SpaceError(*self.found)
 
     def override(self, where: Where, option: str) -> None:
         """Blame ``option`` from now on for whatever is wrong at ``where``."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from study.faults import printable
 from study.plan import Plan, from_json
 from study.records import StudyFolder
 from study.space import Space
@@ -34,7 +35,10 @@ PACKAGES = (
 
 
 class StudyError(ValueError):
-    """A study that cannot be run as asked; the message says what to do."""
+    """A study that cannot be run as asked; the message, on one line, says what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +56,16 @@ def storage_folder(storage: str) -> Path:
 
     Raises StudyError when it cannot be written to or is no file system's.
     """
-    parts = urlsplit(storage)
+    try:
+        parts = urlsplit(storage)
+        path = Path(unquote(parts.path) if parts.scheme else storage).expanduser().resolve()
+    except (RuntimeError, ValueError) as error:  # nobody's home, links in a circle, a URI that is none
+        raise StudyError(f"--storage {storage}: is no folder ({error})") from error
     if parts.scheme not in ("", "file"):
         raise StudyError(
             f"--storage {parts.scheme}://…: a study lives in a file system that all nodes share; "
             "mount the bucket, or give the path of a shared folder"
         )
-    path = Path(unquote(parts.path) if parts.scheme else storage).expanduser().resolve()
     probe = path / f".writable.{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -70,12 +77,18 @@ def storage_folder(storage: str) -> Path:
 
 
 def find_study(storage: Path, name: str, *, fresh: bool) -> StudyFolder:
-    """The folder of the study ``name``: the newest of NAME, NAME.2, NAME.3, or, ``fresh``, the next."""
+    """The folder of the study ``name``: the newest of NAME, NAME.2, NAME.3, or, ``fresh``, the next.
+
+    Raises StudyError for one that cannot be read.
+    """
     number = 1
-    while StudyFolder(_numbered(storage, name, number + 1)).manifest() is not None:
-        number += 1
-    newest = StudyFolder(_numbered(storage, name, number))
-    return StudyFolder(_numbered(storage, name, number + 1)) if fresh and newest.manifest() is not None else newest
+    try:
+        while StudyFolder(_numbered(storage, name, number + 1)).manifest() is not None:
+            number += 1
+        newest = StudyFolder(_numbered(storage, name, number))
+        return StudyFolder(_numbered(storage, name, number + 1)) if fresh and newest.manifest() is not None else newest
+    except (OSError, ValueError) as error:
+        raise StudyError(str(error)) from error
 
 
 def _numbered(storage: Path, name: str, number: int) -> Path:
@@ -180,8 +193,12 @@ def git_state() -> dict[str, Any] | None:
 @contextlib.contextmanager
 def alone(folder: StudyFolder) -> Iterator[None]:
     """Be the only one who runs the study. Raises StudyError that says who does, and since when."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with (folder.path / ".lock").open("a+") as lock:
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        opened = (folder.path / ".lock").open("a+")
+    except OSError as error:
+        raise StudyError(f"the study's folder {folder.path} cannot be written to ({error.strerror})") from error
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

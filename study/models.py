@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,11 +20,17 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from study.attention import attend, use_attention
 from study.dropout import replace_dropout
+
+# What cannot be used is told by who calls; the library would print tables and warnings beside it.
+_logging: Any = transformers.logging
+_logging.set_verbosity_error()
+if not sys.stderr.isatty():
+    _logging.disable_progress_bar()
 
 BUILT_IN = ("tiny-bert", "tiny-roberta")
 # Their padding token, and whose inputs they have.
@@ -33,6 +40,7 @@ BUILT_IN_TOKENIZERS: Mapping[str, tuple[str, Any]] = {
 }
 BUILT_IN_VOCABULARY = 8_192
 BUILT_IN_ALPHABET = 1_000
+MOST_LAYERS = 1_000
 # So many texts show whether a tokenizer knows their language.
 FIRST_TEXTS = 1_000
 
@@ -90,27 +98,40 @@ def load_tokenizer(model: str, *, max_length: int, texts: Sequence[str]) -> Toke
         pad, inputs = backend.token_to_id(padding), like.model_input_names
         assert pad is not None
     else:
-        try:
+        with _loading(model):
             loaded = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(_cannot_load(model, error)) from error
         if not getattr(loaded, "is_fast", False):
             raise ValueError(f"{model}: its tokenizer has no fast (Rust) version")
         if loaded.pad_token_id is None:
             raise ValueError(f"{model}: its tokenizer has no padding token")
         backend, pad, inputs = loaded.backend_tokenizer, int(loaded.pad_token_id), loaded.model_input_names
         # The library makes an empty tokenizer of a folder that holds none.
-        first = backend.encode_batch_fast(list(texts[:FIRST_TEXTS]))
-        if texts and all(set(encoding.ids) <= set(loaded.all_special_ids) for encoding in first):
+        with _loading(model):
+            special = set(loaded.all_special_ids)
+            first = backend.encode_batch_fast(list(texts[:FIRST_TEXTS]))
+        if texts and all(set(encoding.ids) <= special for encoding in first):
             raise ValueError(f"{model}: its tokenizer knows no word of the texts; are the tokenizer's files there?")
     backend.no_padding()
     backend.enable_truncation(max_length)
-    return Tokenizer(backend, SpecialTokens(pad=pad, vocabulary=backend.get_vocab_size(), inputs=tuple(inputs)))
+    vocabulary = max(backend.get_vocab().values(), default=-1) + 1
+    return Tokenizer(backend, SpecialTokens(pad=pad, vocabulary=vocabulary, inputs=tuple(inputs)))
 
 
-def _cannot_load(model: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"the model {model} could not be loaded ({reason}); a folder written by save_pretrained can be given instead"
+@contextlib.contextmanager
+def _loading(model: str) -> Iterator[None]:
+    """What is wrong with a model's files comes as any error there is: the libraries read them without looking."""
+    try:
+        yield
+    except BaseException as error:
+        # A panic of Rust's is no Exception, and of no class that could be imported.
+        if not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
+        if isinstance(error, AttributeError | LookupError | TypeError):
+            reason = f"{type(error).__name__}: {reason}"  # which says little without its name
+        hint = "a folder written by save_pretrained can be given instead"
+        raise ValueError(f"the model {model} could not be loaded ({reason}); {hint}") from error
 
 
 def _train_wordpiece(texts: Sequence[str]) -> tokenizers.Tokenizer:
@@ -215,16 +236,15 @@ def load_classifier(
 ) -> Classifier:
     """The classifier of ``model`` in float32, its new weights drawn from torch's global generator.
 
-    ``dropout`` None keeps the model's own. Raises ValueError when the model cannot be loaded, lacks weights of its body
-    or is too short.
+    ``dropout`` None keeps the model's own. Raises ValueError when the model cannot be loaded, is no encoder, lacks
+    weights of its body, is too short or has fewer ids than its tokenizer.
     """
     if model in BUILT_IN:
         config = _tiny_config(model, special, max_length)
     else:
-        try:
+        with _loading(model):
             config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(_cannot_load(model, error)) from error
+        _check_config(model, config)
     config.num_labels = classes
     if dropout is not None:
         for key in DROPOUT_KEYS:
@@ -233,46 +253,45 @@ def load_classifier(
     if model in BUILT_IN:
         automatic: Any = transformers.AutoModelForSequenceClassification
         return Classifier(automatic.from_config(config).float(), special.inputs)
-    positions = getattr(config, "max_position_embeddings", -1)
-    if config.model_type in SHIFTED_FAMILIES:
-        positions -= config.pad_token_id + 1
+    with _loading(model):
+        positions = int(getattr(config, "max_position_embeddings", None) or -1)
+        if config.model_type in SHIFTED_FAMILIES:
+            positions -= config.pad_token_id + 1
     if 0 < positions < max_length:
         raise ValueError(f"{model} takes at most {positions} tokens, data.max_length is {max_length}")
-    try:
-        with _quiet(show_downloads=not Path(model).is_dir()):
-            loaded, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-                model,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(_cannot_load(model, error)) from error
+    with _loading(model):
+        loaded, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+            model,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+        rows = loaded.get_input_embeddings().weight.shape[0]
     # What a head or a pooler lacks is new, and drawn at random. A body that is in part drawn at random is a mistake.
     lacking = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
     body = [name for name in lacking if name.startswith(f"{loaded.base_model_prefix}.") and ".pooler." not in name]
     if body:
         raise ValueError(f"{model}: its files lack {len(body)} weights that its config asks for, such as {min(body)}")
+    if special.vocabulary > rows:
+        raise ValueError(
+            f"{model}: its tokenizer has {special.vocabulary:,} ids, and the model knows {rows:,}; "
+            "are the tokenizer's files those of another model?"
+        )
     return Classifier(loaded, special.inputs)
 
 
-@contextlib.contextmanager
-def _quiet(*, show_downloads: bool) -> Iterator[None]:
-    """Without a list of the weights that a new head lacks: what matters is an error. Bars are for downloads."""
-    logging: Any = transformers.utils.logging
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    if not show_downloads:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
+def _check_config(model: str, config: Any) -> None:
+    """Raise ValueError for a family that writes text, and for more layers than any model has."""
+    family = config.model_type
+    writes = family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and family not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if writes or config.is_encoder_decoder or getattr(config, "is_decoder", False):
+        kind = "an encoder with a decoder" if config.is_encoder_decoder else "a decoder"
+        raise ValueError(f"{model} is {kind} ({family}); give an encoder, such as BERT or RoBERTa")
+    if not 0 < (layers := getattr(config, "num_hidden_layers", 1)) <= MOST_LAYERS:
+        raise ValueError(f"{model} asks for {layers:,} layers; a model has 1 to {MOST_LAYERS:,}")
 
 
 def _tiny_config(model: str, special: SpecialTokens, max_length: int) -> transformers.PretrainedConfig:

@@ -144,11 +144,13 @@ def write_json(path: Path, values: object) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in ``path``, None where there is no such file."""
+    """The JSON object in ``path``, None where there is no such file. Raises ValueError where it holds another thing."""
     try:
         return dict(json.loads(path.read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} holds no JSON object ({error})") from error
 
 
 @dataclass(frozen=True, slots=True)

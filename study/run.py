@@ -12,8 +12,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from study.cells import cell_results
+from study.contents import without_credentials
 from study.faults import SpaceError
 from study.manifest import Options, StudyError, alone, check_growth, find_study, storage_folder
 from study.plan import make_plan
@@ -21,9 +23,17 @@ from study.space import read
 from study.summary import axis_values, describe_plan
 
 
+class Parser(argparse.ArgumentParser):
+    """Quotes no credentials of an option that it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with 2."""
+        super().error(without_credentials(message))
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="python -m study.run",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -50,7 +60,14 @@ def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
     """Add ``--tracking-uri``."""
     told = "an MLflow server (default: $MLFLOW_TRACKING_URI, else a sqlite file in the study's folder)"
     default = os.environ.get("MLFLOW_TRACKING_URI")
-    parser.add_argument("--tracking-uri", default=default, metavar="URI", help=told)
+    parser.add_argument("--tracking-uri", type=_with_scheme, default=default, metavar="URI", help=told)
+
+
+def _with_scheme(uri: str) -> str:
+    """A URI whose credentials can be told from the rest. Raises argparse's error, which does not quote it."""
+    if "@" in uri and "://" not in uri:
+        raise argparse.ArgumentTypeError("what is before the @ is nothing without its ://, as in http://USER@HOST:PORT")
+    return uri
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return run(space, plan, folder, storage, options(given))
     except (SpaceError, StudyError) as error:
-        print(error, file=sys.stderr)
+        print(without_credentials(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nstopped before anything was trained; to go on: {again()}", file=sys.stderr)
@@ -83,10 +100,11 @@ def options(given: argparse.Namespace) -> Options:
 
 
 def again() -> str:
-    """The command that goes on with the study: this one, but for ``--fresh``."""
+    """The command that goes on with the study: this one, but for ``--fresh`` and for what a URI says in confidence."""
     program = Path(sys.executable)
     shown = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
-    return shlex.join([shown, "-m", "study.run", *(word for word in sys.argv[1:] if word != "--fresh")])
+    words = [without_credentials(word) for word in sys.argv[1:] if word != "--fresh"]
+    return shlex.join([shown, "-m", "study.run", *words])
 
 
 if __name__ == "__main__":

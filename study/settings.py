@@ -135,6 +135,12 @@ class Data(Section):
     split_seed: NonNegativeInt = 0
     max_length: Annotated[int, BeforeValidator(_not_a_bool), Field(ge=8, le=8192)] = 128
 
+    @model_validator(mode="after")
+    def _two_columns(self) -> Self:
+        if self.text_column == self.label_column:
+            raise ValueError(f"the column '{self.text_column}' cannot be text and label at once")
+        return self
+
     def split_sizes(self, examples: int) -> dict[str, int]:
         """Number of examples of each split, of ``examples`` in all; what rounding leaves goes to training."""
         validation = round(self.fractions.validation * examples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -20,7 +21,8 @@ MODEL_FILES = (
     *("added_tokens.json", "vocab.*", "merges.txt", "*.model"),
 )
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-TEXT_TYPE = re.compile(r"(dictionary<values=)?(large_)?string")
+TEXT_TYPE = re.compile(r"(dictionary<values=)?(large_)?string\b")
+LABEL_TYPE = re.compile(TEXT_TYPE.pattern + r"|(dictionary<values=)?(u?int\d+|halffloat|float|double|bool|null)\b")
 
 
 def _sha256(path: Path) -> str:
@@ -33,24 +35,55 @@ def model_identity(model: str) -> str:
     folder = Path(model)
     if not folder.is_absolute():
         return model
-    names = sorted({file.name for pattern in MODEL_FILES for file in folder.glob(pattern)})
-    content = "".join(f"{name} {_sha256(folder / name)}\n" for name in names)
+    content = "".join(f"{path.name} {_sha256(path)}\n" for path in _model_files(folder))
     return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+
+
+def _readable(path: Path) -> bool:
+    """Whether there is a file to be read; opening a pipe would wait for whoever writes to it."""
+    try:
+        if file_kind(path) == "file":
+            with path.open("rb") as file:
+                file.read(1)
+            return True
+    except OSError:
+        pass
+    return False
+
+
+def _wrong_json(path: Path) -> str:
+    """Why a JSON file of a model cannot be one; empty for one that can, and for other files."""
+    try:
+        good = path.suffix != ".json" or isinstance(json.loads(path.read_bytes()), dict)
+        return "" if good else f"{path} holds no JSON object"
+    except UnicodeDecodeError:
+        return f"{path} is not UTF-8"
+    except (ValueError, RecursionError):
+        return f"{path} is not JSON"
 
 
 def model(faults: Faults, name: str, where: Where) -> str | None:
     """The canonical name of a model: a built-in's, a hub id, or the absolute path of a folder."""
     if name in BUILT_IN_MODELS:
         return name
-    folder = located(faults, name, where)
-    if folder is not None and (file_kind(folder) == "folder" or name.startswith((".", "/", "~"))):
+    if (folder := located(faults, name, where)) is None:
+        return None
+    if file_kind(folder) == "folder" or name.startswith((".", "/", "~")):
         if file_kind(folder) != "folder":
             faults.add(where, f"the model folder {folder} does not exist")
         elif file_kind(folder / "config.json") != "file":
             faults.add(where, f"the folder {folder} has no config.json; is it one that save_pretrained wrote?")
         elif not any(folder.glob("*.safetensors")):
             faults.add(where, f"the folder {folder} has no .safetensors weights; pickled weights are not read")
-        else:
+        elif wrong := next((path for path in _model_files(folder) if not _readable(path)), None):
+            faults.add(where, f"{wrong} is no file that can be read")
+        elif told := "; ".join(filter(None, map(_wrong_json, _model_files(folder)))):
+            faults.add(where, f"{told}; is the folder one that save_pretrained wrote?")
+        elif _sayable(faults, folder, where):
             return str(folder.resolve())
         return None
     if near := "" if "/" in name else nearest(name, BUILT_IN_MODELS):
@@ -67,9 +100,17 @@ def located(faults: Faults, name: str, where: Where) -> Path | None:
     """The path that ``name`` would be; None if there is no such user."""
     try:
         return faults.folder(where) / Path(name).expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         faults.add(where, f"nobody's home folder is {show(name.split('/')[0])}")
         return None
+
+
+def _sayable(faults: Faults, path: Path, where: Where) -> bool:
+    """Whether a space file can hold this path; a fault if not."""
+    if good := str(path.resolve()).isprintable():
+        return good
+    faults.add(where, f"the path {path} holds a character that cannot be printed")
+    return False
 
 
 def data(faults: Faults, raw: object) -> tuple[Data, str, int] | None:
@@ -82,6 +123,9 @@ def data(faults: Faults, raw: object) -> tuple[Data, str, int] | None:
     if data.source in BUILT_IN_DATA:
         identity, default = BUILT_IN_DATA[data.source]
         examples = data.examples or default
+    elif "://" in data.source:
+        faults.add(where, f"{show(data.source)} is an address; give a file, a hub id or builtin:reviews")
+        return None
     elif path.suffix in DATA_SUFFIXES:
         if (most := rows(faults, data, path)) is None:
             return None
@@ -116,6 +160,8 @@ def rows(faults: Faults, data: Data, path: Path) -> int | None:
     if file_kind(path) != "file":
         faults.add(where, f"the file {path} " + ("does not exist" if file_kind(path) == "nothing" else "is no file"))
         return None
+    if not _sayable(faults, path, where):
+        return None
     from study import datafile  # imports pyarrow, which other spaces can do without
 
     try:
@@ -125,13 +171,19 @@ def rows(faults: Faults, data: Data, path: Path) -> int | None:
         faults.add(where, f"{path} cannot be read as {kind}: {' '.join(str(error).split())}")
         return None
     good = True
-    for setting, column in (("text_column", data.text_column), ("label_column", data.label_column)):
+    for setting, column, type_ in (
+        ("text_column", data.text_column, TEXT_TYPE),
+        ("label_column", data.label_column, LABEL_TYPE),
+    ):
         if column not in columns:
             hint = nearest(column, columns) or f"; name one of them with data.{setting}"
-            faults.add(("data", setting), f"{path} has no column {show(column)}, it has {listed(columns)}{hint}")
+            faults.add(
+                ("data", setting), f"{path} has no column {show(column)}, it has {listed(columns) or 'none'}{hint}"
+            )
             good = False
-        elif setting == "text_column" and path.suffix != ".csv" and not TEXT_TYPE.match(columns[column]):
-            faults.add(("data", setting), f"the column {show(column)} of {path} holds {columns[column]}, not text")
+        elif path.suffix == ".parquet" and not type_.match(columns[column]):
+            wanted = "text" if setting == "text_column" else "labels"
+            faults.add(("data", setting), f"the column {show(column)} of {path} holds {columns[column]}, not {wanted}")
             good = False
     if rows < FEWEST_ROWS:
         faults.add(where, f"{path} has {rows} rows; at least {FEWEST_ROWS} are needed")

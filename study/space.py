@@ -22,7 +22,8 @@ from study.values import SETTING_KEYS, ValueReader, several
 
 MOST_COMBINATIONS = 100_000
 TOP_KEYS = ("name", "data", "fixed", "axes", "when", "run", "references")
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
+NAMES_OF_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +125,10 @@ class _Reader:
         """The study's name, which becomes a folder's."""
         name = self.faults.path.stem if raw is None else raw
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            rule = "letters, digits, '.', '_' and '-', at most 100, and does not start with '.'"
+            rule = "letters, digits, '.', '_' and '-', at most 100, and neither starts nor ends with '.'"
             self.faults.add(("name",), f"{show(name)} is no name; a name consists of {rule}")
+        elif NAMES_OF_DEVICES.fullmatch(name):
+            self.faults.add(("name",), f"{show(name)} names a device on Windows, where a study may be copied to")
         return str(name)
 
     def space(self, raw: dict[str, Any], only: Sequence[str]) -> Space:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from study.records import StudyFolder
-from study.run import add_tracking_uri
+from study.run import Parser, add_tracking_uri
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0 when MLflow holds everything, 1 when it could not be reached, 2 for no study."""
-    parser = argparse.ArgumentParser(prog="python -m study.sync", description=__doc__)
+    parser = Parser(prog="python -m study.sync", description=__doc__)
     parser.add_argument("study", metavar="STUDY", help="the study's folder")
     add_tracking_uri(parser)
     given = parser.parse_args(arguments)

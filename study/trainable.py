@@ -34,29 +34,42 @@ from study.settings import Settings
 from study.stopping import Metric, Policy, best_epoch
 
 Report = Callable[[dict[str, Any]], None]
+Observe = Callable[[Record], None]
 
 ASK_AGAIN_SECONDS = 0.2
 
 
 def train_trajectory(
-    folder: TrajectoryFolder, *, cpu_threads: int, report: Report, stop_file: Path | None = None, measure: bool = False
+    folder: TrajectoryFolder,
+    *,
+    cpu_threads: int,
+    report: Report,
+    observe: Observe = lambda _: None,
+    stop_file: Path | None = None,
+    measure: bool = False,
 ) -> Outcome | None:
     """Train what ``folder``'s config says until it ends, and return how.
 
-    ``report`` is called after each epoch with its numbers. Where ``stop_file`` appears, training is saved and left to a
-    later call, and None returned. To ``measure`` its use of the accelerator, it must have one to itself. Raises
-    ValueError when the model cannot be loaded; whatever else is raised leaves a folder that a later call goes on from.
+    ``report`` is called after each epoch with its numbers, ``observe`` with every record. Where ``stop_file`` appears,
+    training is saved and left to a later call, and None returned. To ``measure`` its use of the accelerator, it must
+    have one to itself. Raises ValueError when the model cannot be loaded; whatever else is raised leaves a folder that
+    a later call goes on from.
     """
     while stop_file is None or not stop_file.exists():
         with folder.locked() as ours:
             if ours:
-                return _train(folder, cpu_threads, report, stop_file, measure)
+                return _train(folder, cpu_threads, report, observe, stop_file, measure)
         time.sleep(ASK_AGAIN_SECONDS)
     return None
 
 
 def _train(
-    folder: TrajectoryFolder, cpu_threads: int, report: Report, stop_file: Path | None, measure: bool
+    folder: TrajectoryFolder,
+    cpu_threads: int,
+    report: Report,
+    observe: Observe,
+    stop_file: Path | None,
+    measure: bool,
 ) -> Outcome | None:
     config = folder.config()
     assert config is not None, f"{folder.path} was never planned"
@@ -79,6 +92,7 @@ def _train(
         if measure:
             meter.sample()
         epoch = recorder.take(item, loop)
+        observe(item if isinstance(item, Interval) else loop.epochs[-1])
         due = stopping or pace.due(epoch_ended=epoch is not None)
         if due or epoch is not None:
             recorder.flush()
@@ -159,15 +173,21 @@ def tune_trainable(config: dict[str, Any]) -> None:
     """What Ray Tune calls: ``config`` names the trajectory's folder and its number of CPU threads."""
     from ray import tune
 
+    from study.metrics import observer_of
+
+    folder = TrajectoryFolder(Path(config["folder"]))
+    observer = observer_of(folder)
     try:
         train_trajectory(
-            TrajectoryFolder(Path(config["folder"])),
+            folder,
             cpu_threads=config["cpu_threads"],
             report=tune.report,
+            observe=observer.take,
             stop_file=Path(config["stop_file"]),
             measure=config["measure"],
         )
     finally:
+        observer.end()
         give_back_memory()  # Ray may keep this process for the next trajectory
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +44,7 @@ from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from study.contents import without_credentials
 from study.manifest import StudyError
 from study.plan import Trajectory
 from study.records import Outcome, StudyFolder, write_atomically
@@ -193,6 +196,10 @@ def connect(address: str | None, *, verbose: bool) -> Cluster:
             f"--address {address}: the study's driver must run inside the cluster; give HOST:6379 from one of its "
             "nodes, or hand it in with `ray job submit`"
         )
+    shown = [without_credentials(word) for word in sys.orig_argv]
+    if shown != sys.orig_argv:  # Ray notes the command line down and shows it on its dashboard
+        raylet: Any = ray._raylet
+        raylet.setproctitle(shlex.join(shown))
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:
         for name in ("ray", "ray.data", "ray.train"):

@@ -1,5 +1,6 @@
 """Tests that need a system package: all of them where it is installed, none of them unnoticed where it is not."""
 
+import importlib.util
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 from selenium.webdriver.chrome.webdriver import WebDriver
 
 NEEDED = {
+    "kubernetes": "kubernetes-validate is not installed (pip install kubernetes-validate==1.37.0)",
+    "compose": "docker-compose is not installed (apt-get install docker-compose)",
     "chromium": "chromium or chromedriver is not installed (apt-get install chromium chromium-driver)",
     "postgresql": "initdb is not installed (apt-get install postgresql)",
     "namespaces": "a file system cannot be mounted in a namespace of one's own (root can, on Linux)",
@@ -33,10 +36,25 @@ def has_namespaces() -> bool:
     return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
+def has_compose() -> bool:
+    """Compose is on the path, by itself or as a part of docker."""
+    if shutil.which("docker-compose") is not None:
+        return True
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what the machine has no package for, after -m and -k had their say."""
-    present = {"chromium": has_chromium(), "postgresql": has_postgresql(), "namespaces": has_namespaces()}
+    present = {
+        "kubernetes": importlib.util.find_spec("kubernetes_validate") is not None,
+        "compose": has_compose(),
+        "chromium": has_chromium(),
+        "postgresql": has_postgresql(),
+        "namespaces": has_namespaces(),
+    }
     left_out: dict[str, list[str]] = {}
     kept: list[pytest.Item] = []
     deselected: list[pytest.Item] = []

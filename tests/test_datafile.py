@@ -96,7 +96,7 @@ def test_fractions_and_words_that_look_like_labels() -> None:
         (".csv", b"text,label\nabc,0\nx,1,2\n", "row 2 has 3 columns, not 2"),
         (".jsonl", b'{"text": "a", "label": 1}\n{"text": "\xe9", "label": 1}\n', "row 2: the text is not UTF-8"),
         (".jsonl", b'{"text": "a", "label": 1}\n{"text": \n', "row 2 is not JSON"),
-        (".jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": "x"}\n', "changed from number to string"),
+        (".jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": "x"}\n', "row 2: the label is 'x', not 0 or 1"),
         (".parquet", b"PAR1 and then nothing of the kind", "Parquet"),
     ],
 )

@@ -1,0 +1,30 @@
+#!/bin/sh
+# A Ray worker with one GPU to itself: the first that no other worker of this machine holds. Without any GPU, none.
+#
+#   worker.sh ADDRESS [OPTION OF ray start]...
+#
+# Workers know of each other by locks in a folder that they share; one is held as long as its worker lives.
+set -eu
+address=$1
+shift
+locks=${GPU_LOCKS:-/run/gpus}
+cores=$(nproc)
+gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | wc -l)
+
+if [ "$gpus" -eq 0 ]; then
+    exec ray start --address="$address" --num-cpus="${WORKER_CPUS:-$cores}" --num-gpus=0 --block "$@"
+fi
+share=$((cores / gpus))
+gpu=0
+while [ "$gpu" -lt "$gpus" ]; do
+    exec 9>"$locks/$gpu"
+    if flock --nonblock 9; then
+        echo "this worker has GPU $gpu of $gpus"
+        export CUDA_VISIBLE_DEVICES="$gpu"
+        exec ray start --address="$address" --num-cpus="${WORKER_CPUS:-$((share > 0 ? share : 1))}" --num-gpus=1 \
+            --block "$@"
+    fi
+    gpu=$((gpu + 1))
+done
+echo "no GPU is left for this worker: all $gpus are held; scale to $gpus workers" >&2
+exit 1

@@ -1,0 +1,94 @@
+"""What do Prometheus and Ray's dashboard see of a trajectory while it trains?
+
+Gauges that the node of the worker exports, each name with ``ray_`` before it. Ray is imported only where gauges are
+made, in a Ray worker: the loop, its tests and the benchmarks run without.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from study.records import Epoch, Interval, Record, TrajectoryFolder
+
+# The labels of every gauge: the study's folder, the trajectory's readable name, and the name of its folder.
+LABELS = ("study", "trajectory", "id")
+GAUGES: Mapping[str, str] = {
+    "study_epochs_planned": "Epochs that the trajectory trains at most",
+    "study_epochs_done": "Epochs that have ended, their evaluation included",
+    "study_examples_seen": "Training examples so far",
+    "study_examples_per_second": "Training examples per second of training; 0 when it trains no more",
+    "study_train_loss": "Mean loss of the last interval's examples, in nats",
+    "study_gradient_norm": "Mean gradient norm of the last interval's optimizer steps, before clipping",
+    "study_best_validation_accuracy": "Highest validation accuracy of the epochs so far",
+    "study_majority_share": "Share of the class predicted most often on validation, after the last epoch",
+    "study_non_finite": "1 once a loss or a gradient was not finite, else 0",
+}
+Publish = Callable[[Mapping[str, float]], None]
+
+
+class Observer:
+    """Turns a trajectory's records into values of :data:`GAUGES` and hands those that may have changed to ``publish``.
+
+    ``past`` are the epochs of earlier processes, after which this one goes on.
+    """
+
+    def __init__(self, publish: Publish, *, epochs_planned: int, past: Iterable[Epoch] = ()) -> None:
+        self.publish = publish
+        self.last: Record | None = None
+        self.before_epoch = 0
+        self.best = 0.0
+        self.non_finite = False
+        publish({"study_epochs_planned": epochs_planned, "study_epochs_done": 0, "study_non_finite": 0})
+        for epoch in past:
+            self.take(epoch)
+
+    def take(self, record: Record) -> None:
+        """Publish what ``record`` says."""
+        values = {"study_examples_seen": float(record.examples_seen), "study_train_loss": record.train_loss}
+        self.non_finite |= not math.isfinite(record.train_loss)
+        if isinstance(record, Epoch):
+            self.best = max(self.best, record.validation_accuracy)
+            self.non_finite |= record.non_finite_steps > 0
+            values["study_epochs_done"] = record.epoch
+            values["study_best_validation_accuracy"] = self.best
+            values["study_majority_share"] = record.majority_share
+            rate = (record.examples_seen - self.before_epoch, record.train_seconds)
+            self.before_epoch = record.examples_seen
+        else:
+            self.non_finite |= not math.isfinite(record.gradient_norm)
+            values["study_gradient_norm"] = record.gradient_norm
+            # Nothing says when the first interval of an epoch, or of a process, began.
+            last = self.last if isinstance(self.last, Interval) else record
+            rate = (record.examples_seen - last.examples_seen, record.time - last.time)
+        if min(rate) > 0:
+            values["study_examples_per_second"] = rate[0] / rate[1]
+        self.last = record
+        self.publish({**values, "study_non_finite": float(self.non_finite)})
+
+    def end(self) -> None:
+        """The trajectory trains no more; what was reached stands."""
+        self.publish({"study_examples_per_second": 0.0})
+
+
+def plain(name: str) -> str:
+    """``name`` in ASCII, which is all that Ray takes for a label: another character fails the worker's trajectory."""
+    return name.replace(" · ", ", ").encode("ascii", "replace").decode()
+
+
+def observer_of(folder: TrajectoryFolder) -> Observer:
+    """An observer whose values the node of this Ray worker exports."""
+    from ray.util.metrics import Gauge
+
+    config = folder.config()
+    assert config is not None, f"{folder.path} was never planned"
+    names = (folder.path.parent.parent.name, config["name"], folder.path.name)
+    labels = {label: plain(name) for label, name in zip(LABELS, names, strict=True)}
+    gauges = {name: Gauge(name, description=told, tag_keys=LABELS) for name, told in GAUGES.items()}
+
+    def publish(values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            gauges[name].set(value, tags=labels)
+
+    planned = max(policy["max_epochs"] for policy in config["policies"])
+    return Observer(publish, epochs_planned=planned, past=folder.epochs())

@@ -1,0 +1,151 @@
+"""A password that a tracking URI holds is seen by MLflow alone: not on the screen, in no file, nowhere in MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from study import run, sync
+from study.contents import without_credentials
+
+ROOT = Path(__file__).parent.parent
+# Part of every password here: in no text, and in no file whose bytes are those of a text.
+SECRET = "W0RD"
+SPACE = """
+data: {source: 'builtin:reviews', examples: 60, max_length: 8}
+fixed: {model: tiny-bert, optimizer_steps: 2, batch_size: 8}
+"""
+URIS = [
+    f"http://me:p%40ss-{SECRET}@host:5000",
+    f"http://me:p@ss-{SECRET}@host:5000/mlflow",
+    f"http://me:pa/ss-{SECRET}@host",
+    f"http://me:it's-{SECRET}@host",
+    f"https://{SECRET}@host",
+    f"http://host/?password={SECRET}&token={SECRET}",
+    f"http://host/?x=1&Access-Token=p%2F{SECRET}#key={SECRET}",
+    f"postgresql+psycopg2://me:{SECRET}@host/db?sslpassword={SECRET}",
+    f"mssql://host/db?UID=me;PWD={SECRET}",
+]
+
+
+@pytest.mark.parametrize("uri", URIS)
+def test_no_text_that_quotes_a_uri_quotes_its_credentials(
+    uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in (
+        uri,
+        f"cannot reach '{uri}' (no route)",
+        f'{{"tracking": "{uri}",\n "x": 1}}',
+        f"--tracking-uri={uri}",
+    ):
+        assert SECRET not in without_credentials(text)
+    assert without_credentials(f'{{"tracking": "{uri}",\n "x": 1}}').endswith(',\n "x": 1}')
+    monkeypatch.setattr(sys, "argv", ["run.py", "--space", "a.yaml", "--tracking-uri", uri, "--fresh"])
+    assert SECRET not in run.again()
+    assert "--tracking-uri" in run.again()
+    for main in (run.main, sync.main):
+        with pytest.raises(SystemExit) as refused:
+            main(["--traking-uri", uri])
+        assert refused.value.code == 2
+    printed = capsys.readouterr()
+    assert SECRET not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("uri", [f"me:{SECRET}@host:5000", f"http:/me:{SECRET}@host"])
+def test_a_uri_that_is_none_is_refused_unquoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uri: str
+) -> None:
+    for arguments, environment in ((["--tracking-uri", uri], ""), ([], uri)):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", environment)
+        with pytest.raises(SystemExit) as refused:
+            run.main(["--space", str(tmp_path / "none.yaml"), *arguments])
+        assert refused.value.code == 2
+        printed = capsys.readouterr()
+        assert "argument --tracking-uri: what is before the @ is nothing without its ://" in printed.err
+        assert SECRET not in printed.out + printed.err
+
+
+def test_what_ray_notes_down_of_the_command_has_no_credentials() -> None:
+    """In a process of its own, whose title is changed for good."""
+    code = (
+        "import sys, psutil, ray; from study import tuner; "
+        "ray.init = lambda **_: print(*psutil.Process().cmdline()) or sys.exit(); tuner.connect(None, verbose=False)"
+    )
+    command = [sys.executable, "-c", code, "--tracking-uri", URIS[0]]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "--tracking-uri http://host:5000" in done.stdout
+    assert SECRET not in done.stdout
+
+
+@dataclass(frozen=True)
+class Studied:
+    """The folder in which a study was run, and what was printed."""
+
+    folder: Path
+    output: str
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Studied:
+    """A study whose server, given on the command line, is away; then a store, given by the environment, is there."""
+    folder = tmp_path_factory.mktemp("studied")
+    (folder / "space.yaml").write_text(SPACE)
+    rays = Path(tempfile.mkdtemp(prefix="ray-"))  # a socket's path has to be short
+    away = f"http://me:p%40ss-{SECRET}@127.0.0.1:9/?password={SECRET}&token={SECRET}"
+    changes = {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(rays), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "study.run", "--space", "space.yaml", "--tracking-uri", away],
+            cwd=folder,
+            env={**os.environ, **changes},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stdout
+        shutil.copytree(rays, folder / "ray", ignore=lambda _, names: [name for name in names if name == "sockets"])
+    finally:
+        shutil.rmtree(rays)
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{folder / 'store.db'}?uri=true&password={SECRET}")
+        assert sync.main(["studies/space"]) == 0
+    return Studied(folder, done.stdout + printed.getvalue())
+
+
+def test_what_a_study_prints_has_no_credentials(studied: Studied) -> None:
+    assert "MLflow does not show everything yet: MlflowException: API request to http://127.0.0.1:9/" in studied.output
+    assert "store.db?uri=true&password=***" in studied.output
+    assert SECRET not in studied.output
+    assert "Traceback" not in studied.output
+
+
+def test_no_file_of_a_study_has_credentials(studied: Studied) -> None:
+    files = [path for path in studied.folder.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"study.json", "report.html", "report.md", "store.db", "history.jsonl", "raylet.out"} <= names
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_mlflow_has_no_credentials(studied: Studied) -> None:
+    client = MlflowClient(f"sqlite:///{studied.folder / 'store.db'}")
+    experiment = client.get_experiment_by_name("space")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 2
+    assert all(run.data.tags for run in runs)
+    assert SECRET not in str([run.to_dictionary() for run in runs])
+    kept = [path for path in studied.folder.rglob("mlartifacts/**/*") if path.is_file()]
+    assert {"study.json", "report.html", "config.json"} <= {path.name for path in kept}
