@@ -27,10 +27,9 @@ from study.attention import attend, use_attention
 from study.dropout import replace_dropout
 
 # What cannot be used is told by who calls; the library would print tables and warnings beside it.
-_logging: Any = transformers.logging
-_logging.set_verbosity_error()
+transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 if not sys.stderr.isatty():
-    _logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 BUILT_IN = ("tiny-bert", "tiny-roberta")
 # Their padding token, and whose inputs they have.

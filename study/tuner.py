@@ -198,8 +198,7 @@ def connect(address: str | None, *, verbose: bool) -> Cluster:
         )
     shown = [without_credentials(word) for word in sys.orig_argv]
     if shown != sys.orig_argv:  # Ray notes the command line down and shows it on its dashboard
-        raylet: Any = ray._raylet
-        raylet.setproctitle(shlex.join(shown))
+        ray._raylet.setproctitle(shlex.join(shown))  # type: ignore[attr-defined]  # made by Cython
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:
         for name in ("ray", "ray.data", "ray.train"):
