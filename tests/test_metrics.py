@@ -107,7 +107,8 @@ class Worker:
     def here(self):
         return True
 
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _system_config={"metrics_report_interval_ms": 500})
+often = {"metrics_report_interval_ms": 500}
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, _system_config=often)
 worker = Worker.remote(sys.argv[1])
 ray.get(worker.here.remote())
 (node,) = ray.nodes()
