@@ -7,7 +7,10 @@ made, in a Ray worker: the loop, its tests and the benchmarks run without.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Self
 
 from study.records import Epoch, Interval, Record, TrajectoryFolder
 
@@ -17,7 +20,7 @@ GAUGES: Mapping[str, str] = {
     "study_epochs_planned": "Epochs that the trajectory trains at most",
     "study_epochs_done": "Epochs that have ended, their evaluation included",
     "study_examples_seen": "Training examples so far",
-    "study_examples_per_second": "Training examples per second of training; 0 when it trains no more",
+    "study_examples_per_second": "Training examples per second of training",
     "study_train_loss": "Mean loss of the last interval's examples, in nats",
     "study_gradient_norm": "Mean gradient norm of the last interval's optimizer steps, before clipping",
     "study_best_validation_accuracy": "Highest validation accuracy of the epochs so far",
@@ -76,8 +79,45 @@ def plain(name: str) -> str:
     return name.replace(" · ", ", ").encode("ascii", "replace").decode()
 
 
-def observer_of(folder: TrajectoryFolder) -> Observer:
-    """An observer whose values the node of this Ray worker exports."""
+class Repeater:
+    """Says the newest values again and again, from a thread of its own; use it as a context.
+
+    Ray exports a gauge that was set since it last exported, at most once a second, and forgets the others.
+    """
+
+    def __init__(self, say: Publish, *, every_seconds: float = 1.0) -> None:
+        self.say = say
+        self.every_seconds = every_seconds
+        self._values: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="metrics", daemon=True)
+
+    def publish(self, values: Mapping[str, float]) -> None:
+        """Say these values from now on, and others as before."""
+        with self._lock:
+            self._values.update(values)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _repeat(self) -> None:
+        over = False
+        while not over:
+            over = self._over.wait(self.every_seconds)
+            with self._lock:
+                values = dict(self._values)
+            self.say(values)
+
+
+@contextmanager
+def observed(folder: TrajectoryFolder) -> Iterator[Observer]:
+    """An observer whose values the node of this Ray worker exports, for as long as the context lasts."""
     from ray.util.metrics import Gauge
 
     config = folder.config()
@@ -86,9 +126,14 @@ def observer_of(folder: TrajectoryFolder) -> Observer:
     labels = {label: plain(name) for label, name in zip(LABELS, names, strict=True)}
     gauges = {name: Gauge(name, description=told, tag_keys=LABELS) for name, told in GAUGES.items()}
 
-    def publish(values: Mapping[str, float]) -> None:
+    def say(values: Mapping[str, float]) -> None:
         for name, value in values.items():
             gauges[name].set(value, tags=labels)
 
     planned = max(policy["max_epochs"] for policy in config["policies"])
-    return Observer(publish, epochs_planned=planned, past=folder.epochs())
+    with Repeater(say) as repeater:
+        observer = Observer(repeater.publish, epochs_planned=planned, past=folder.epochs())
+        try:
+            yield observer
+        finally:
+            observer.end()

@@ -173,21 +173,20 @@ def tune_trainable(config: dict[str, Any]) -> None:
     """What Ray Tune calls: ``config`` names the trajectory's folder and its number of CPU threads."""
     from ray import tune
 
-    from study.metrics import observer_of
+    from study.metrics import observed
 
     folder = TrajectoryFolder(Path(config["folder"]))
-    observer = observer_of(folder)
     try:
-        train_trajectory(
-            folder,
-            cpu_threads=config["cpu_threads"],
-            report=tune.report,
-            observe=observer.take,
-            stop_file=Path(config["stop_file"]),
-            measure=config["measure"],
-        )
+        with observed(folder) as observer:
+            train_trajectory(
+                folder,
+                cpu_threads=config["cpu_threads"],
+                report=tune.report,
+                observe=observer.take,
+                stop_file=Path(config["stop_file"]),
+                measure=config["measure"],
+            )
     finally:
-        observer.end()
         give_back_memory()  # Ray may keep this process for the next trajectory
 
 

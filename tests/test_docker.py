@@ -217,12 +217,13 @@ def test_each_worker_takes_a_gpu_of_its_own_and_one_too_many_is_told(tmp_path: P
     programs.add("nvidia-smi", "echo 0; echo 1")
     programs.add("nproc", "echo 8")
     programs.add("ray", 'echo "$CUDA_VISIBLE_DEVICES $*"; exec sleep 60')
-    started = []
+    started, lines = [], []
     for _ in range(2):
         worker = programs.start(str(DOCKER / "worker.sh"), "head:6379", "--x=1", GPU_LOCKS=str(tmp_path))
         started.append(worker)
         assert worker.stdout is not None
-        worker.stdout.readline()
+        assert worker.stdout.readline().startswith("this worker has GPU")
+        lines.append(worker.stdout.readline())
     try:
         third = programs.start(str(DOCKER / "worker.sh"), "head:6379", GPU_LOCKS=str(tmp_path))
         output, _ = third.communicate(timeout=10)
@@ -231,9 +232,9 @@ def test_each_worker_takes_a_gpu_of_its_own_and_one_too_many_is_told(tmp_path: P
     finally:
         for worker in started:
             worker.terminate()
-    lines = [worker.communicate(timeout=10)[0].strip() for worker in started]
+            worker.communicate(timeout=10)
     command = "start --address=head:6379 --num-cpus=4 --num-gpus=1 --block --x=1"
-    assert lines == [f"0 {command}", f"1 {command}"]
+    assert lines == [f"0 {command}\n", f"1 {command}\n"]
     freed = programs.start(str(DOCKER / "worker.sh"), "head:6379", GPU_LOCKS=str(tmp_path))
     assert freed.stdout is not None
     assert freed.stdout.readline() == "this worker has GPU 0 of 2\n"

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from study_builder import make_history, make_study
 
-from study.metrics import GAUGES, Observer, plain
+from study.metrics import GAUGES, Observer, Repeater, plain
 from study.records import Epoch, Interval, Record
 
 
@@ -91,37 +92,52 @@ def test_a_label_is_readable_and_ascii() -> None:
     assert plain("modèle") == "mod?le"
 
 
-# Publishes a study's trajectory from a Ray worker, and prints what the worker's node exports of it.
+def test_what_is_published_is_said_again_until_the_end() -> None:
+    said: list[Mapping[str, float]] = []
+    with Repeater(said.append, every_seconds=0.01) as repeater:
+        repeater.publish({"study_epochs_planned": 3})
+        repeater.publish({"study_epochs_done": 1})
+        time.sleep(0.5)
+        repeater.publish({"study_epochs_done": 2})
+    assert said[-1] == {"study_epochs_planned": 3, "study_epochs_done": 2}
+    assert said.count({"study_epochs_planned": 3, "study_epochs_done": 1}) > 3
+    until = len(said)
+    time.sleep(0.1)
+    assert len(said) == until
+
+
+# Publishes a study's trajectory from a Ray worker once, and prints what the worker's node exports of it much later.
 EXPORTS = r"""
 import json, re, sys, time, urllib.request
 from pathlib import Path
 import ray
-from study.metrics import observer_of
+from study.metrics import observed
 from study.records import TrajectoryFolder
 
 @ray.remote
-class Worker:
-    def __init__(self, folder):
-        self.observer = observer_of(TrajectoryFolder(Path(folder)))
+def train(folder):
+    with observed(TrajectoryFolder(Path(folder))):
+        time.sleep(100)
 
-    def here(self):
-        return True
-
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _system_config={"metrics_report_interval_ms": 500})
-worker = Worker.remote(sys.argv[1])
-ray.get(worker.here.remote())
+often = {"metrics_report_interval_ms": 1000}
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, _system_config=often)
+train.remote(sys.argv[1])
 (node,) = ray.nodes()
-found = []
-until = time.monotonic() + 60
-while len(found) < int(sys.argv[2]) and time.monotonic() < until:
-    time.sleep(0.5)
+labels = re.compile(r'(\w+)="([^"]*)"')
+
+def exported():
     try:
         page = urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics").read().decode()
     except OSError:
-        continue
+        return []
     found = re.findall(r"^ray_(study_\w+){(.*)} (\S+)$", page, re.MULTILINE)
-labels = re.compile(r'(\w+)="([^"]*)"')
-print("exported", json.dumps([[name, dict(labels.findall(text)), value] for name, text, value in found]))
+    return [[name, dict(labels.findall(text)), value] for name, text, value in found]
+
+until = time.monotonic() + 60
+while not exported() and time.monotonic() < until:
+    time.sleep(0.5)
+time.sleep(8)  # four times as long as Ray keeps what is not said again
+print("exported", json.dumps(exported()))
 """
 
 
@@ -132,16 +148,17 @@ def test_ray_exports_every_gauge_by_the_readable_name_of_its_trajectory(tmp_path
     config = folder.config()
     assert config is not None
     folder.write_config({**config, "name": "tiny-bert · seed 0", "policies": [{"max_epochs": 2}]})
-    # An observer that goes on has no interval yet, so all but the gradient's norm.
-    command = [sys.executable, "-c", EXPORTS, str(folder.path), str(len(GAUGES) - 1)]
+    command = [sys.executable, "-c", EXPORTS, str(folder.path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("exported "))
     exported = {name: (labels, float(value)) for name, labels, value in json.loads(line.removeprefix("exported "))}
+    # An observer that goes on has no interval yet, and so no gradient's norm.
     assert exported.keys() == GAUGES.keys() - {"study_gradient_norm"}
     for labels, _ in exported.values():
         assert labels["study"] == "reviews"
         assert labels["trajectory"] == "tiny-bert, seed 0"
         assert labels["id"] == trajectory.id
     assert exported["study_epochs_done"][1] == 2
+    assert exported["study_epochs_planned"][1] == 2
     assert exported["study_non_finite"][1] == 0

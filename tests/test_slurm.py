@@ -65,7 +65,7 @@ def states(folder: Path) -> list[str]:
 
 def test_a_job_trains_the_study_and_leaves_nothing_but_it(tmp_path: Path) -> None:
     process = start(tmp_path)
-    family = []
+    family: list[psutil.Process] = []
     until = time.monotonic() + 120
     while not (tokens := list((tmp_path / "studies").glob(".ray-token-*"))) and time.monotonic() < until:
         time.sleep(0.1)
