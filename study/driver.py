@@ -18,7 +18,7 @@ from study.settings import Run
 from study.sharing import first_of_each_kind, kind, side_by_side
 from study.space import Space
 from study.summary import print_results
-from study.tracking import Mirror, Mirroring
+from study.tracking import Mirror, Mirroring, TrackingError
 from study.tuner import (
     Interrupted,
     Signals,
@@ -105,6 +105,8 @@ def _mirroring(folder: StudyFolder, options: Options) -> Mirroring:
         return Mirroring(Mirror(folder, tracking_uri=options.tracking_uri))
     except ValueError as error:
         raise StudyError(str(error)) from error
+    except TrackingError as error:
+        raise StudyError(f"{folder.path / 'mlflow.db'}: {error}; without the file, it is made again") from error
 
 
 def _train(

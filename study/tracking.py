@@ -131,6 +131,7 @@ class Mirror:
         if tracking_uri is None:
             # Making a client makes the tables, and of two processes that make them at once both fail.
             with self._failing_clearly(), self._alone():
+                self._make_store()
                 self._client = MlflowClient(self._uri)
                 self._client.search_experiments(max_results=1)
             return
@@ -138,6 +139,14 @@ class Mirror:
             self._client = MlflowClient(self._uri)
         except Exception as error:  # MLflow's for an unknown scheme; every database driver has its own
             raise ValueError(without_credentials(f"tracking URI {self._uri}: {error}")) from None
+
+    def _make_store(self) -> None:
+        """Make the sqlite file whole or not at all: MLflow does not go on from tables that a killed process began."""
+        store, part = self.folder.path / "mlflow.db", self.folder.path / ".mlflow.db.part"
+        if not store.exists():
+            part.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+            part.rename(store)
 
     @property
     def ui_command(self) -> str:

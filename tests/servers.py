@@ -42,7 +42,7 @@ def postgres(folder: Path, port: int) -> Iterator[str]:
     try:
         ready = [postgres_program("pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
         wait_until(lambda: subprocess.run(ready).returncode == 0)
-        yield f"postgresql://{user}@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://{user}@127.0.0.1:{port}/postgres"
     finally:
         process.terminate()
         process.wait()

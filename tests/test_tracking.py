@@ -478,6 +478,19 @@ def test_the_ui_command_opens_the_ui(server: Server) -> None:
         assert b"MLflow" in page.read()
 
 
+def test_a_process_killed_as_it_made_the_tables_leaves_none(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "a study", {"batch_size": [16]}, name="killed")
+    process = subprocess.Popen([sys.executable, "-c", IN_ANOTHER_PROCESS, str(study.folder.path), ""])
+    part = study.folder.path / ".mlflow.db.part"
+    wait_until(lambda: part.exists() and part.stat().st_size > 50_000, seconds=60)
+    process.kill()
+    process.wait()
+    assert not (study.folder.path / "mlflow.db").exists()
+    mirror_of(study).sync()
+    assert runs_of(study).keys() == {"study"}
+    assert not part.exists()
+
+
 @pytest.mark.chromium
 def test_the_ui_draws_training_and_validation_on_one_axis(server: Server, browser: WebDriver) -> None:
     """The page of a run has a chart of each, whose axes end where the trajectory ended, at its examples seen."""
