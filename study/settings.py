@@ -26,7 +26,7 @@ def _auto_word(value: Any) -> Any:
 
 
 def _or_auto(value: float | None) -> Any:
-    return "auto" if value is None else value
+    return "auto" if value is None else float(value)
 
 
 def _not_a_bool(value: Any) -> Any:

@@ -95,8 +95,8 @@ def equal(one: Predictions | None, other: Predictions | None) -> bool:
 
 
 def assert_same_records(ours: Study, theirs: Study) -> None:
-    """Every trajectory of both studies has the same history and the same predictions, to the bit."""
-    for trajectory in theirs.plan().trajectories:
+    """Every trajectory of ``ours`` has the history and the predictions that it has in ``theirs``, to the bit."""
+    for trajectory in ours.plan().trajectories:
         one, other = (study.results().trajectory(trajectory.id) for study in (ours, theirs))
         assert timeless(one.epochs()) == timeless(other.epochs())
         for epoch in range(1, trajectory.epochs + 1):

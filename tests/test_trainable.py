@@ -317,4 +317,6 @@ def test_the_best_weights_are_a_model_that_gives_the_recorded_predictions(
 def test_no_weights_are_kept_unless_asked_for(encoded: Mapping[str, Path], tmp_path: Path) -> None:
     folder = plan(tmp_path / "not-kept", encoded, "tiny-bert", keep_best_weights=False)
     train(folder)
-    assert {path.name for path in folder.iterdir()} == {"config.json", "history.jsonl", "outcome.json", "predictions"}
+    assert {path.name for path in folder.iterdir()} == {
+        ".lock", "config.json", "history.jsonl", "outcome.json", "predictions",
+    }  # fmt: skip
