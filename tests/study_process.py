@@ -20,7 +20,7 @@ SMALL: Mapping[str, Any] = {
     "data": {"source": "builtin:reviews", "examples": 300, "max_length": 32},
     "fixed": {"epochs": 3, "batch_size": 32, "learning_rate": 5e-4, "log_every_examples": 64},
     "axes": {"model": ["tiny-bert", "tiny-roberta"], "early_stopping": ["none", {"patience": 1}], "seed": [0]},
-    "run": {"checkpoint_every_minutes": 0.001},
+    "run": {"checkpoint_every_minutes": 0.001, "gpu": "auto"},
 }
 
 

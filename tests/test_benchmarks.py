@@ -44,6 +44,7 @@ def test_throughput_runs() -> None:
         assert name in shown
 
 
+@pytest.mark.slow
 def test_trajectories_run_side_by_side() -> None:
     shown = run("-m", "benchmarks.throughput", *SMALL, "--threads", "2", "--side-by-side")
     assert "| 2 x loop, float32, exact savings" in shown

@@ -144,13 +144,14 @@ def test_interrupted_and_continued_is_as_if_nothing_had_happened(
     assert len(study.runs()) == 4
 
 
-def test_what_fails_is_named_with_its_log_and_the_rest_goes_on(tmp_path: Path) -> None:
-    study = Study(tmp_path / "failing")
-    study.run("--set", "epochs=1", "--only", "model=tiny-bert", "--only", "early_stopping=none", "--set", "name=first")
-    study.run("--set", "epochs=1", "--only", "model=tiny-roberta", "--only", "early_stopping=none", "--set", "name=two")
-    config = study.results("two").trajectory(study.plan("two").trajectories[0].id).config()
+def test_what_fails_is_named_with_its_log_and_the_rest_goes_on(finished: tuple[Study, str], tmp_path: Path) -> None:
+    study, other = Study(tmp_path / "failing"), finished[0]
+    shutil.copytree(other.folder / "studies" / ".encoded", study.folder / "studies" / ".encoded")
+    broken = next(one.id for one in other.plan().trajectories if one.settings["model"] == "tiny-roberta")
+    config = other.results().trajectory(broken).config()
     assert config is not None
-    (Path(config["encoded"]) / "train-labels.npy").write_bytes(b"no array")
+    encoded = Path(config["encoded"]).relative_to(other.folder)
+    (study.folder / encoded / "train-labels.npy").write_bytes(b"no array")
     output = study.run("--set", "early_stopping=none", exits=1)
     states = [result.state for result in cell_results(study.results(), study.plan())]
     assert states == ["complete", "failed"]

@@ -72,14 +72,7 @@ def test_a_gpu_whose_use_cannot_be_measured_is_not_shared(tmp_path: Path, free_p
     study.space["axes"] = {"model": ["tiny-bert"], "seed": [0, 1, 2]}
     with cluster(tmp_path, free_port) as nodes:
         nodes.add("--num-cpus=2", "--num-gpus=1")
-        output = study.run("--address", nodes.address, "--set", "run.gpu=auto", "--set", "epochs=1")
+        output = study.run("--address", nodes.address, "--set", "epochs=1")
     assert [result.state for result in cell_results(study.results(), study.plan())] == ["complete"] * 3
     lines = [line for line in output.splitlines() if line.endswith("  started") or "  done, " in line]
     assert ["done" if "  done, " in line else "started" for line in lines] == ["started", "done"] * 3
-
-
-def test_auto_without_a_gpu_is_none(tmp_path: Path) -> None:
-    study = Study(tmp_path / "no gpu")
-    study.space["axes"] = {"model": ["tiny-bert"]}
-    study.run("--set", "run.gpu=auto", "--set", "epochs=1")
-    assert [result.state for result in cell_results(study.results(), study.plan())] == ["complete"]
