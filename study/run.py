@@ -80,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan = replace(make_plan(space), study=folder.path.name)
         check_growth(folder, space, plan)
         if given.dry_run:
-            print(describe_plan(plan, axis_values(plan), cell_results(folder, plan), str(folder.path)))
-            return 0
+            return show(describe_plan(plan, axis_values(plan), cell_results(folder, plan), str(folder.path)))
         with alone(folder):
             from study.driver import run  # imports torch, Ray and MLflow, which a fault need not wait for
 
@@ -92,6 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nstopped before anything was trained; to go on: {again()}", file=sys.stderr)
         return 1
+
+
+def show(text: str) -> int:
+    """Print ``text``; whoever reads it may stop reading, as ``head`` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def options(given: argparse.Namespace) -> Options:

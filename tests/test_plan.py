@@ -333,3 +333,14 @@ print(len(make_plan(read(sys.argv[1])).cells), *[name for name in {HEAVY!r} if n
     command = [sys.executable, "-c", code, str(ROOT / "search_spaces" / "paper.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.split() == ["120"]
+
+
+def test_whoever_reads_a_dry_run_may_stop_reading() -> None:
+    space = str(ROOT / "search_spaces" / "paper.yaml")
+    command = [sys.executable, "-m", "study.run", "--space", space, "--dry-run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
