@@ -127,6 +127,8 @@ def test_a_signal_reaches_the_command_once_which_may_take_its_time(tmp_path: Pat
         ["setsid", "--ctty", "--wait", *command] if by == "Ctrl-C" else command,
         env={**os.environ, "PATH": f"{programs.folder}:{os.environ['PATH']}"}, stdin=theirs, stdout=theirs,
         stderr=theirs,
+        # A shell cannot trap what its parents ignore, as those of a job in the background do.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     os.close(theirs)
     try:
