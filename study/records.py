@@ -117,7 +117,8 @@ class Outcome:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` so that ``path`` holds all of it or what it held before, even after a power cut."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # One name for all processes, of which one at a time writes: what a killed one leaves, the next takes up.
+    part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
             file.write(content)
