@@ -21,6 +21,7 @@ from typing import Self
 
 import psutil
 from compose_file import Service, read_compose
+from servers import postgres_program
 
 ROOT = Path(__file__).parent.parent
 # The ports inside the containers.
@@ -37,12 +38,6 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     return port
-
-
-def postgres_program(name: str) -> str:
-    """A program of the newest PostgreSQL that is installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
-    return str(found[-1]) if found else name
 
 
 class Stack:

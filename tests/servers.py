@@ -15,10 +15,9 @@ from ray_cluster import family, kill, wait_until
 
 
 def postgres_program(name: str) -> str:
-    """Where a program of PostgreSQL is; Debian keeps them off the path."""
-    found = shutil.which(name) or next(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{name}")), None)
-    assert found is not None, f"{name} is not installed"
-    return found
+    """A program of the newest PostgreSQL that is installed; Debian keeps them off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
+    return str(found[-1]) if found else name
 
 
 @contextlib.contextmanager
@@ -49,7 +48,9 @@ def postgres(folder: Path, port: int) -> Iterator[str]:
 
 
 class MlflowServer:
-    """``mlflow server`` on this machine, with its artifacts in ``folder``."""
+    """``mlflow server`` on this machine, with its artifacts in ``folder``; it can be killed and started again."""
+
+    starts_within_seconds = 90
 
     def __init__(self, folder: Path, port: int, *, store: str | None = None) -> None:
         self.folder = folder
@@ -58,19 +59,23 @@ class MlflowServer:
         self.store = store or f"sqlite:///{folder / 'server.db'}"
         self.process: subprocess.Popen[bytes] | None = None
 
+    def command(self) -> list[str]:
+        """What starts it."""
+        arguments = ["--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts")]
+        return [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1", *arguments]
+
     def start(self) -> None:
         """Start it and wait until it answers."""
-        arguments = ["--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts")]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1", *arguments],
+                self.command(),
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
                 start_new_session=True,
             )
-        wait_until(self.is_up, seconds=90)
+        wait_until(self.is_up, seconds=self.starts_within_seconds)
 
     def is_up(self) -> bool:
         """Whether it answers."""

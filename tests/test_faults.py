@@ -66,17 +66,10 @@ def kill_workers(study: Study, *, times: int, seed: int) -> None:
     assert killed == times, "the study was over too soon"
 
 
-def test_workers_that_are_killed_change_nothing(undisturbed: Study, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("times", "seed"), [(2, 0), pytest.param(20, 1, marks=pytest.mark.faults)])
+def test_workers_that_are_killed_change_nothing(undisturbed: Study, tmp_path: Path, times: int, seed: int) -> None:
     study = make_study(tmp_path / "killed")
-    kill_workers(study, times=2, seed=0)
-    assert_same_records(study, undisturbed)
-    assert_mirrored_once(study)
-
-
-@pytest.mark.faults
-def test_workers_that_are_killed_twenty_times_change_nothing(undisturbed: Study, tmp_path: Path) -> None:
-    study = make_study(tmp_path / "killed")
-    kill_workers(study, times=20, seed=1)
+    kill_workers(study, times=times, seed=seed)
     assert_same_records(study, undisturbed)
     assert_mirrored_once(study)
 
@@ -101,17 +94,10 @@ def kill_drivers(study: Study, *, times: int, seed: int) -> None:
     wait_until(lambda: not any(one.is_running() for one in left))
 
 
-def test_a_driver_that_is_killed_loses_nothing(undisturbed: Study, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("times", "seed"), [(1, 4), pytest.param(10, 3, marks=pytest.mark.faults)])
+def test_a_driver_that_is_killed_loses_nothing(undisturbed: Study, tmp_path: Path, times: int, seed: int) -> None:
     study = make_study(tmp_path / "killed")
-    kill_drivers(study, times=1, seed=4)
-    assert_same_records(study, undisturbed)
-    assert_mirrored_once(study)
-
-
-@pytest.mark.faults
-def test_a_driver_that_is_killed_ten_times_loses_nothing(undisturbed: Study, tmp_path: Path) -> None:
-    study = make_study(tmp_path / "killed")
-    kill_drivers(study, times=10, seed=3)
+    kill_drivers(study, times=times, seed=seed)
     assert_same_records(study, undisturbed)
     assert_mirrored_once(study)
 

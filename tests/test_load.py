@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -56,33 +57,33 @@ def check(study: Study, uri: str, cells: int) -> None:
     assert sorted(seen) == sorted([*(cell.id for cell in study.plan().cells), "study"])
 
 
-@pytest.mark.postgresql
-def test_a_study_fits_through_a_server_on_postgresql(tmp_path: Path, free_port: int) -> None:
+@pytest.fixture
+def server(tmp_path: Path, free_port: int) -> Iterator[MlflowServer]:
+    """A server on PostgreSQL that answers."""
     with postgres(tmp_path / "database", free_port) as store:
-        server = MlflowServer(tmp_path, free_port + 1, store=store)
+        made = MlflowServer(tmp_path, free_port + 1, store=store)
         try:
-            server.start()
-            study = trivial(tmp_path / "study", 40)
-            run_watched(study, server.uri)
-            check(study, server.uri, 40)
+            made.start()
+            yield made
         finally:
-            server.kill()
+            made.kill()
+
+
+@pytest.mark.postgresql
+def test_a_study_fits_through_a_server_on_postgresql(tmp_path: Path, server: MlflowServer) -> None:
+    study = trivial(tmp_path / "study", 40)
+    run_watched(study, server.uri)
+    check(study, server.uri, 40)
 
 
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.postgresql
 @pytest.mark.timeout(3600)
-def test_two_thousand_cells_take_no_more_memory_at_the_end(tmp_path: Path, free_port: int) -> None:
-    with postgres(tmp_path / "database", free_port) as store:
-        server = MlflowServer(tmp_path, free_port + 1, store=store)
-        try:
-            server.start()
-            study = trivial(tmp_path / "study", 2_000)
-            ends, memory = run_watched(study, server.uri)
-            check(study, server.uri, 2_000)
-        finally:
-            server.kill()
+def test_two_thousand_cells_take_no_more_memory_at_the_end(tmp_path: Path, server: MlflowServer) -> None:
+    study = trivial(tmp_path / "study", 2_000)
+    ends, memory = run_watched(study, server.uri)
+    check(study, server.uri, 2_000)
     seconds = [(ends[start + 99] - ends[start]) / 99 for start in range(0, len(ends) - 99, 100)]
     print("seconds per cell, by the hundred:", " ".join(f"{value:.2f}" for value in seconds))
     bytes_by_hundred = [

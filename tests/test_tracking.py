@@ -1,10 +1,8 @@
 """MLflow shows what the folder holds, once, whoever mirrors it, however often, and whatever happens to the server."""
 
 import math
-import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -12,15 +10,16 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from ray_cluster import wait_until
 from selenium.webdriver.chrome.webdriver import WebDriver
+from servers import MlflowServer
 from study_builder import TRAIN, StudyBuilder, ended, make_study
 
 from study.cells import cell_results
@@ -40,53 +39,20 @@ Mirror(StudyFolder(Path(sys.argv[1])), tracking_uri=sys.argv[2] or None).sync()
 """
 
 
-def wait_until(holds: Callable[[], bool], *, seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.1)
+class Server(MlflowServer):
+    """The server that a study's ``ui_command`` starts."""
 
+    starts_within_seconds = 60
 
-@dataclass
-class Server:
-    """A real server that can be killed and started again: the one that a study's ``ui_command`` starts."""
+    def __init__(self, study: StudyBuilder, port: int) -> None:
+        super().__init__(study.folder.path, port)
+        self.study = study
 
-    study: StudyBuilder
-    port: int
-    process: subprocess.Popen[bytes] | None = field(default=None)
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
+    def command(self) -> list[str]:
         command = shlex.split(mirror_of(self.study).ui_command)
         assert Path(command[0]).is_absolute()
         command[command.index("--port") + 1] = str(self.port)
-        folder = self.study.folder.path
-        with (folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                cwd=folder,
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                start_new_session=True,
-            )
-        wait_until(self.is_up, seconds=60)
-
-    def is_up(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
+        return command
 
 
 @pytest.fixture(scope="module")
