@@ -16,9 +16,10 @@ from study.plan import Plan
 from study.preparation import write_configs
 from study.records import Epoch, Interval, Record, StudyFolder
 from study.settings import Run
+from study.signals import Signals
 from study.space import Space
 from study.trainable import make_loop
-from study.tuner import Signals, train
+from study.tuner import train
 
 CLOCK = ("train_seconds", "time")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from study.cells import cell_results, unfinished
+from study.cluster import check_resources, check_shared, connect, disconnect, measured_precision, most_gpus
 from study.contents import without_credentials
 from study.manifest import Options, StudyError, describe, remember_precision
 from study.plan import Plan, Trajectory
@@ -16,20 +17,11 @@ from study.progress import Progress
 from study.records import StudyFolder
 from study.settings import Run
 from study.sharing import first_of_each_kind, kind, side_by_side
+from study.signals import Interrupted, Signals
 from study.space import Space
 from study.summary import print_results
 from study.tracking import Mirror, Mirroring, TrackingError
-from study.tuner import (
-    Interrupted,
-    Signals,
-    check_resources,
-    check_shared,
-    connect,
-    disconnect,
-    measured_precision,
-    most_gpus,
-    train,
-)
+from study.tuner import train
 
 # A file has no width that a table would have to keep within.
 WIDTH_OF_A_LOG = 240

@@ -78,8 +78,8 @@ def test_a_uri_that_is_none_is_refused_unquoted(
 def test_what_ray_notes_down_of_the_command_has_no_credentials() -> None:
     """In a process of its own, whose title is changed for good."""
     code = (
-        "import sys, psutil, ray; from study import tuner; "
-        "ray.init = lambda **_: print(*psutil.Process().cmdline()) or sys.exit(); tuner.connect(None, verbose=False)"
+        "import sys, psutil, ray; from study import cluster; "
+        "ray.init = lambda **_: print(*psutil.Process().cmdline()) or sys.exit(); cluster.connect(None, verbose=False)"
     )
     command = [sys.executable, "-c", code, "--tracking-uri", URIS[0]]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
