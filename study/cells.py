@@ -5,7 +5,7 @@ A cell's result is read off the history of the trajectory that trained it, by th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,12 +41,14 @@ def scores(epochs: Sequence[Epoch]) -> list[Scores]:
 def cell_result(cell: Cell, *, owner: str, epochs: Sequence[Epoch], outcome: Outcome | None) -> CellResult:
     """Apply the cell's policy to its trajectory's ``epochs``."""
     decision = decide(scores(epochs), cell.policy)
-    non_finite = outcome is not None and outcome.stop_reason == "non-finite"
+    ended = outcome.stop_reason if outcome is not None else None
     reason: StopReason | None = None
-    if non_finite and decision.stop_epoch == len(epochs):
+    if ended == "non-finite" and decision.stop_epoch == len(epochs):
         reason = "non-finite"
     elif decision.stopped:
         reason = "stopped early" if decision.early else "epochs exhausted"
+    elif ended == "cut":
+        reason = "cut"
     state: State = "running" if epochs else "planned"
     if reason is not None:
         state = "complete"
@@ -63,15 +65,22 @@ def cell_result(cell: Cell, *, owner: str, epochs: Sequence[Epoch], outcome: Out
     )
 
 
-def cell_results(folder: StudyFolder, plan: Plan) -> list[CellResult]:
-    """Where every cell of ``plan`` stands, in the plan's order."""
+def cell_results(folder: StudyFolder, plan: Plan, *, ended: Mapping[str, CellResult] | None = None) -> list[CellResult]:
+    """Where every cell of ``plan`` stands, in the plan's order.
+
+    Nothing is read again of cells that are complete in ``ended``, earlier results by the cells' ids.
+    """
     owners = plan.owners
-    histories = {id_: folder.trajectory(id_) for id_ in owners}
+    known = {id_: result for id_, result in (ended or {}).items() if result.state == "complete"}
+    asked = dict.fromkeys(cell.trajectory for cell in plan.cells if cell.id not in known)
+    histories = {id_: folder.trajectory(id_) for id_ in asked}
     # The outcome is written after the history: read in the other order, a history might lack its end.
     outcomes = {id_: trajectory.outcome() for id_, trajectory in histories.items()}
     epochs = {id_: trajectory.epochs() for id_, trajectory in histories.items()}
     return [
-        cell_result(
+        known[cell.id]
+        if cell.id in known
+        else cell_result(
             cell,
             owner=owners[cell.trajectory],
             epochs=epochs[cell.trajectory],
@@ -81,7 +90,14 @@ def cell_results(folder: StudyFolder, plan: Plan) -> list[CellResult]:
     ]
 
 
-def unfinished(plan: Plan, results: Sequence[CellResult]) -> list[Trajectory]:
-    """The trajectories that still have a cell to train, in the plan's order."""
-    missing = {result.cell.trajectory for result in results if result.state != "complete"}
+def unfinished(plan: Plan, results: Sequence[CellResult], *, cutting: bool = False) -> list[Trajectory]:
+    """The trajectories that still have a cell to train, in the plan's order.
+
+    Those that a trial scheduler has cut are done where the study is still ``cutting``, and else go on.
+    """
+    missing = {
+        result.cell.trajectory
+        for result in results
+        if result.state != "complete" or (result.stop_reason == "cut" and not cutting)
+    }
     return [trajectory for trajectory in plan.trajectories if trajectory.id in missing]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from study.document import dump
 from study.faults import wording
+from study.ranges import Range
 from study.settings import Data, Settings
 
 Values = Mapping[str, Any]
@@ -20,10 +21,25 @@ DURATION_KEYS = ("epochs", "optimizer_steps")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """One axis: each of ``values`` is the part of the settings that it decides; all decide the same keys."""
+    """One axis: each of ``values`` is the part of the settings that it decides; all decide the same keys.
+
+    Of a ``range``, the values are its two ends.
+    """
 
     name: str
     values: tuple[Values, ...]
+    range: Range | None = None
+
+    def part(self, settings: Values) -> Values | None:
+        """What ``settings`` hold of this axis, None if it is none of its values."""
+        if self.range is not None:
+            value = settings[self.name]
+            return {self.name: value} if value in self.range else None
+        return next((value for value in self.values if within(value, settings)), None)
+
+    def as_file(self) -> object:
+        """The axis' values as a space file writes them."""
+        return self.range.as_file() if self.range else [shown(self.name, value) for value in self.values]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +107,7 @@ def as_file(name: str, data: Data, fixed: Values, axes: Sequence[Axis], when: Se
         "name": name,
         "data": {key: value for key, value in data.model_dump(mode="json").items() if value is not None},
         "fixed": dict(fixed),
-        "axes": {axis.name: [shown(axis.name, value) for value in axis.values] for axis in axes},
+        "axes": {axis.name: axis.as_file() for axis in axes},
         "when": rules,
         **more,
     }

@@ -101,7 +101,7 @@ def of_study(
     """What MLflow should hold of the whole, whose cells are in ``states``, in the plan's order."""
     counts = {f"cells.{state}": str(states.count(state)) for state in ("complete", "failed", "running", "planned")}
     status: str = unfinished
-    if states.count("complete") == len(states):
+    if states.count("complete") == len(states) and not plan.open:
         status = "FINISHED"
     elif "failed" in states and (unfinished == "KILLED" or not {"running", "planned"} & set(states)):
         status = "FAILED"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,16 +10,18 @@ from rich.console import Console
 from study.cells import cell_results, unfinished
 from study.cluster import check_resources, check_shared, connect, disconnect, measured_precision, most_gpus
 from study.contents import without_credentials
+from study.cutting import PerGroup, groups
 from study.manifest import Options, StudyError, describe, remember_precision
-from study.plan import Plan, Trajectory
+from study.plan import Plan, Trajectory, from_json
 from study.preparation import prepare_models, write_configs
 from study.progress import Progress
+from study.queue import Queue
 from study.records import StudyFolder
-from study.settings import Run
-from study.sharing import first_of_each_kind, kind, side_by_side
+from study.search import Search
+from study.sharing import Kind, first_of_each_kind, kind, side_by_side
 from study.signals import Interrupted, Signals
 from study.space import Space
-from study.summary import print_results
+from study.summary import budget_lines, print_results
 from study.tracking import Mirror, Mirroring, TrackingError
 from study.tuner import train
 
@@ -35,19 +37,24 @@ def run(space: Space, plan: Plan, folder: StudyFolder, storage: Path, options: O
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = WIDTH_OF_A_LOG
-    left = unfinished(plan, cell_results(folder, plan))
+    cutting = space.search.scheduler is not None
+    left = unfinished(plan, cell_results(folder, plan), cutting=cutting)
     console.print(
         f"study {plan.study}: {len(plan.cells):,} cells in {len(plan.trajectories):,} trajectories, "
         f"{len(plan.trajectories) - len(left):,} of them done"
     )
+    if space.searching:
+        console.print("\n".join(budget_lines(space, plan, cell_results(folder, plan))), soft_wrap=True)
     stopped = False
     with Signals(folder, console.print) as signals:
-        encoded = _encoded(space, left, storage / ".encoded", console)
+        models = [model for model in space.identities if model != "data"]
+        wanted = models if plan.open else [trajectory.settings["model"] for trajectory in left]
+        encoded = _encoded(space, wanted, storage / ".encoded", console)
         describe(folder, space, plan, tracking_uri=without_credentials(options.tracking_uri or "") or None)
         mirroring = _mirroring(folder, options)
         with mirroring:
             try:
-                if left:
+                if left or plan.open:
                     _train(space, plan, folder, left, encoded, options, signals, console)
             except (Interrupted, KeyboardInterrupt):
                 stopped = True
@@ -55,6 +62,7 @@ def run(space: Space, plan: Plan, folder: StudyFolder, storage: Path, options: O
             finally:
                 disconnect()
                 console.print("mirroring to MLflow …")
+    plan = from_json(folder.plan() or {})
     results = cell_results(folder, plan)
     print_results(results, plan, folder, console)
     _report(folder, mirroring, console)
@@ -63,7 +71,7 @@ def run(space: Space, plan: Plan, folder: StudyFolder, storage: Path, options: O
         console.print(f"  once it can be reached:  python -m study.sync {folder.path}", soft_wrap=True)
     console.print(f"MLflow UI:  {mirroring.mirror.ui_command}", soft_wrap=True)
     console.print(f"results:    {folder.path}", soft_wrap=True)
-    if stopped or unfinished(plan, results):
+    if stopped or plan.open or unfinished(plan, results, cutting=cutting):
         console.print(f"to go on:   {options.again}", soft_wrap=True)
         return 1
     return 0
@@ -82,12 +90,12 @@ def _report(folder: StudyFolder, mirroring: Mirroring, console: Console) -> None
         console.print(f"  to try again:  python -m analysis.report {folder.path}", soft_wrap=True)
 
 
-def _encoded(space: Space, left: Sequence[Trajectory], cache: Path, console: Console) -> dict[str, Path]:
-    models = list(dict.fromkeys(trajectory.settings["model"] for trajectory in left))
-    if models:
-        console.print(f"preparing {space.examples:,} examples for {', '.join(models)} …")
+def _encoded(space: Space, models: Sequence[str], cache: Path, console: Console) -> dict[str, Path]:
+    wanted = list(dict.fromkeys(models))
+    if wanted:
+        console.print(f"preparing {space.examples:,} examples for {', '.join(wanted)} …")
     try:
-        return prepare_models(space, models, cache=cache)
+        return prepare_models(space, wanted, cache=cache)
     except ValueError as error:
         raise StudyError(str(error)) from error
 
@@ -120,35 +128,79 @@ def _train(
     if warning := check_resources(run, cluster):
         console.print(warning)
     check_shared(folder)
-    manifest = folder.manifest() or {}
-    precision = manifest.get("precision")
-    if precision is None and any(trajectory.settings["precision"] == "auto" for trajectory in left):
+    precision = (folder.manifest() or {}).get("precision")
+    if precision is None and "auto" in _precisions(space, left):
         precision = measured_precision(run)
         remember_precision(folder, precision)
-    write_configs(folder, plan, left, space=space, encoded=encoded, auto_precision=precision or "float32")
+
+    def lay_out(trajectories: Sequence[Trajectory], gpus: Mapping[str, float] | None = None) -> None:
+        precision_ = precision or "float32"
+        now = search.plan if search is not None else plan
+        write_configs(folder, now, trajectories, space=space, encoded=encoded, auto_precision=precision_, gpus=gpus)
+
+    search = Search(space, plan, folder) if space.searching else None
+    scheduler = _scheduler(space, folder, lambda: search.plan if search is not None else plan)
     with Progress(left, console) as progress:
-        if sharing_gpus:
-            _train_sharing(plan, folder, left, run, progress, signals)
+        if search is not None:
+
+            def begin(trajectory: Trajectory) -> None:
+                share = _share(folder, search.plan, trajectory) if sharing_gpus else run.gpu or 0.0
+                lay_out([trajectory], {trajectory.id: share})
+                progress.add(trajectory)
+
+            train(folder, Queue(search, begin), run, progress, signals, scheduler=scheduler)
+        elif sharing_gpus:
+            _train_sharing(plan, folder, left, lay_out, lambda some: train(folder, some, run, progress, signals))
         else:
-            train(folder, left, run, progress, signals)
+            lay_out(left)
+            train(folder, left, run, progress, signals, scheduler=scheduler)
+
+
+def _precisions(space: Space, left: Sequence[Trajectory]) -> set[str]:
+    """The precisions that what is left may be trained with."""
+    if space.searching:
+        axis = next((axis for axis in space.axes if axis.name == "precision"), None)
+        return {value["precision"] for value in axis.values} if axis else {space.fixed["precision"]}
+    return {trajectory.settings["precision"] for trajectory in left}
+
+
+def _scheduler(space: Space, folder: StudyFolder, plan: Callable[[], Plan]) -> PerGroup | None:
+    """The trial scheduler, which knows what earlier runs of the study have reported."""
+    if space.search.scheduler is None:
+        return None
+    scheduler = PerGroup(space.search.scheduler, lambda trajectory: groups(plan()).get(trajectory, ""))
+    scheduler.remember(folder, plan(), space.search.objective)
+    return scheduler
 
 
 def _train_sharing(
-    plan: Plan, folder: StudyFolder, left: Sequence[Trajectory], run: Run, progress: Progress, signals: Signals
+    plan: Plan,
+    folder: StudyFolder,
+    left: Sequence[Trajectory],
+    lay_out: Callable[[Sequence[Trajectory], Mapping[str, float]], None],
+    train_some: Callable[[Sequence[Trajectory]], None],
 ) -> None:
     """Train with as many trajectories to a GPU as those were seen to need that had one to themselves."""
-    known = {kind(one): number for one in plan.trajectories if (number := _seen(folder, one)) is not None}
+    known = _known(folder, plan)
     measured = first_of_each_kind(left, known)
     if measured:
-        train(folder, measured, run, progress, signals)
-        known |= {kind(one): number for one in measured if (number := _seen(folder, one)) is not None}
+        lay_out(measured, {trajectory.id: 1.0 for trajectory in measured})
+        train_some(measured)
+        known |= _known(folder, plan)
     done = {trajectory.id for trajectory in measured}
     rest = [trajectory for trajectory in left if trajectory.id not in done]
     if rest:
-        gpus = {trajectory.id: 1 / known.get(kind(trajectory), 1) for trajectory in rest}
-        train(folder, rest, run, progress, signals, gpus)
+        lay_out(rest, {trajectory.id: 1 / known.get(kind(trajectory), 1) for trajectory in rest})
+        train_some(rest)
 
 
-def _seen(folder: StudyFolder, trajectory: Trajectory) -> int | None:
-    outcome = folder.trajectory(trajectory.id).outcome()
-    return side_by_side(outcome) if outcome is not None else None
+def _share(folder: StudyFolder, plan: Plan, trajectory: Trajectory) -> float:
+    """What part of a GPU a trajectory of a search gets, by what others of its kind have used."""
+    return 1 / _known(folder, plan).get(kind(trajectory), 1)
+
+
+def _known(folder: StudyFolder, plan: Plan) -> dict[Kind, int]:
+    """How many of each kind fit on one GPU, as far as that was measured."""
+    outcomes = ((one, folder.trajectory(one.id).outcome()) for one in plan.trajectories)
+    seen = [(kind(one), side_by_side(outcome)) for one, outcome in outcomes if outcome is not None]
+    return {key: number for key, number in seen if number is not None}

@@ -18,13 +18,15 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from study.budget import accounts
+from study.cells import cell_results
 from study.faults import printable
-from study.plan import Plan, from_json
+from study.plan import Plan, from_json, make_plan
 from study.records import StudyFolder
 from study.space import Space
 
@@ -95,12 +97,24 @@ def _numbered(storage: Path, name: str, number: int) -> Path:
     return storage / (name if number == 1 else f"{name}.{number}")
 
 
-def check_growth(folder: StudyFolder, space: Space, plan: Plan) -> None:
-    """Raise StudyError when ``plan`` changes what all cells of the study in ``folder`` have in common."""
+def find_plan(folder: StudyFolder, space: Space) -> Plan:
+    """The plan of ``space`` in ``folder``, with what its search has chosen so far.
+
+    Raises StudyError when the study in the folder is another one: when what all of its cells have in common, or what
+    the data or a model holds, has changed.
+    """
     manifest, stored = folder.manifest(), folder.plan()
-    if manifest is None or stored is None:
-        return
-    old = from_json(stored)
+    old = from_json(stored) if manifest is not None and stored is not None else None
+    plan = replace(make_plan(space, old.trials if old else ()), study=folder.path.name)
+    if old is not None and manifest is not None:
+        _check_growth(folder, space, manifest, old, plan)
+    if space.searching:
+        spent = accounts(space, plan, cell_results(folder, plan))
+        plan = replace(plan, open=any(account.share < 1 for account in spent))
+    return plan
+
+
+def _check_growth(folder: StudyFolder, space: Space, manifest: Mapping[str, Any], old: Plan, plan: Plan) -> None:
     before, now = manifest["data"], _data(space)
     changes = [
         f"data.{key} was {_shown(before.get(key))} and is {_shown(now[key])}"
@@ -110,15 +124,28 @@ def check_growth(folder: StudyFolder, space: Space, plan: Plan) -> None:
     for model, content in _models(space).items():
         if manifest["models"].get(model, content) != content:
             changes.append(f"the files of the model {model} have changed")
-    for key in plan.cells[0].settings:
-        held, wanted = _values(old, key), _values(plan, key)
-        if not held & wanted:
-            changes.append(f"{key} was {_listed(held)} and is {_listed(wanted)}")
+    for key in old.cells[0].settings if old.cells else ():
+        held = {_key(cell.settings.get(key)) for cell in old.cells}
+        if (wanted := _kept(space, plan, key, held)) is not None:
+            changes.append(f"{key} was {_listed(held)} and is {wanted}")
     if changes:
         raise StudyError(
             f"the study in {folder.path} is another one: {'; '.join(changes)}. Values can be added beside the old "
             "ones; for a new study, give --set name=NAME, or start over in a new folder with --fresh"
         )
+
+
+def _kept(space: Space, plan: Plan, key: str, held: set[str]) -> str | None:
+    """None where ``space`` has one of the values that the study's cells ``held``, else what it has, in words."""
+    if not space.searching:
+        wanted = {_key(cell.settings.get(key)) for cell in plan.cells}
+        return None if held & wanted else _listed(wanted)
+    axis = next((axis for axis in space.axes if key in axis.values[0]), None)
+    values = [value[key] for value in axis.values] if axis else [space.fixed[key]]
+    wanted = {_key(value) for value in (*values, *(rule.set[key] for rule in space.when if key in rule.set))}
+    if axis is not None and axis.range is not None:
+        return None if any(json.loads(value) in axis.range for value in held) else str(axis.range)
+    return None if held & wanted else _listed(wanted)
 
 
 def _data(space: Space) -> dict[str, Any]:
@@ -132,8 +159,8 @@ def _models(space: Space) -> dict[str, str]:
     return {model: content for model, content in space.identities.items() if model != "data"}
 
 
-def _values(plan: Plan, key: str) -> set[str]:
-    return {json.dumps(cell.settings.get(key), sort_keys=True) for cell in plan.cells}
+def _key(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _shown(value: object) -> str:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from study.stopping import Policy
@@ -57,13 +57,32 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One choice of a search's: ``settings`` before any rule, the seed apart, and the ids of its ``cells``, one a seed.
+
+    ``number`` counts the trials of its ``group`` (the values of the ``per`` axes, in words) from 0. Without cells it is
+    one that the space no longer holds.
+    """
+
+    number: int
+    group: str
+    settings: SettingValues
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All cells of a space and the trajectories that train them, in the order of the axes."""
+    """All cells of a space and the trajectories that train them, in the order of the axes, or of a search's ``trials``.
+
+    ``open`` says that a search has not spent its budget yet, so that cells will be added.
+    """
 
     study: str
     axes: tuple[str, ...]
     cells: tuple[Cell, ...]
     trajectories: tuple[Trajectory, ...]
+    trials: tuple[Trial, ...] = ()
+    open: bool = False
 
     @property
     def owners(self) -> dict[str, str]:
@@ -74,7 +93,7 @@ class Plan:
     def shared_fraction(self) -> float:
         """The part of all cells' examples that need not be trained because trajectories are shared."""
         apart = sum(cell.examples for cell in self.cells)
-        return 1 - sum(trajectory.examples for trajectory in self.trajectories) / apart
+        return 1 - sum(trajectory.examples for trajectory in self.trajectories) / apart if apart else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values; :func:`from_json` reads it back."""
@@ -90,6 +109,8 @@ def from_json(values: Mapping[str, Any]) -> Plan:
         trajectories=tuple(
             Trajectory(**{**trajectory, "cells": tuple(trajectory["cells"])}) for trajectory in values["trajectories"]
         ),
+        trials=tuple(Trial(**{**trial, "cells": tuple(trial["cells"])}) for trial in values.get("trials", ())),
+        open=values.get("open", False),
     )
 
 
@@ -115,27 +136,46 @@ def label(key: str, value: object) -> str:
     return f"{key} {'none' if value is None else value}"
 
 
-def make_plan(space: Space) -> Plan:
-    """Lay out ``space``.
+def group_of(space: Space, settings: SettingValues) -> str:
+    """Which of a space's searches a trial belongs to, in words."""
+    keys = [key for axis in space.axes if axis.name in space.search.per for key in axis.values[0]]
+    return " · ".join(label(key, settings[key]) for key in keys) or "all"
+
+
+def make_plan(space: Space, trials: Iterable[Trial] = ()) -> Plan:
+    """Lay out ``space``: a grid's combinations, or what the ``trials`` of its search chose.
 
     Raises nothing of its own: a space that :func:`study.space.read` accepted has a plan.
     """
     sizes = space.data.split_sizes(space.examples)
     data = {**space.data.model_dump(mode="json"), "source": space.identities["data"], "examples": space.examples}
-    names = [key for axis in space.axes for key in axis.values[0]]
-    axes = tuple(dict.fromkeys(names))
-    cells: list[Cell] = []
+    axes = tuple(dict.fromkeys(key for axis in space.axes for key in axis.values[0]))
+    cells: dict[str, Cell] = {}
     members: dict[str, list[Cell]] = {}
     trained: dict[str, SettingValues] = {}
-    for settings in space.cells():
+
+    def add(settings: SettingValues) -> str:
         content = {**settings, "model": space.identities[settings["model"]], "data": data}
-        shared = _trained_part(settings, content)
-        cell = _cell(settings, stable_id(content), stable_id(shared), sizes["train"], axes)
-        cells.append(cell)
-        members.setdefault(cell.trajectory, []).append(cell)
-        trained.setdefault(cell.trajectory, {key: settings[key] for key in shared if key in settings})
+        id_, shared = stable_id(content), _trained_part(settings, content)
+        if id_ not in cells:
+            cell = _cell(settings, id_, stable_id(shared), sizes["train"], axes)
+            cells[id_] = cell
+            members.setdefault(cell.trajectory, []).append(cell)
+            trained.setdefault(cell.trajectory, {key: settings[key] for key in shared if key in settings})
+        return id_
+
+    placed = []
+    if space.searching:
+        for trial in trials:
+            ids = tuple(dict.fromkeys(add(settings) for settings in space.chosen(trial.settings)))
+            placed.append(replace(trial, group=group_of(space, trial.settings), cells=ids))
+    else:
+        for settings in space.cells():
+            add(settings)
     trajectories = tuple(_trajectory(id_, trained[id_], group, sizes["train"], axes) for id_, group in members.items())
-    return Plan(study=space.name, axes=axes, cells=tuple(cells), trajectories=trajectories)
+    return Plan(
+        study=space.name, axes=axes, cells=tuple(cells.values()), trajectories=trajectories, trials=tuple(placed)
+    )
 
 
 def _trained_part(settings: SettingValues, content: SettingValues) -> dict[str, Any]:

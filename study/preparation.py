@@ -6,7 +6,7 @@ here, before a cluster is asked for anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,8 +48,12 @@ def write_configs(
     space: Space,
     encoded: dict[str, Path],
     auto_precision: str,
+    gpus: Mapping[str, float] | None = None,
 ) -> None:
-    """Say in each trajectory's folder what it trains; ``auto_precision`` is what ``precision: auto`` has come to."""
+    """Say in each trajectory's folder what it trains, and with how many of the ``gpus``, by its id.
+
+    ``auto_precision`` is what ``precision: auto`` has come to.
+    """
     cells = {cell.id: cell for cell in plan.cells}
     for trajectory in trajectories:
         precision = trajectory.settings["precision"]
@@ -63,6 +67,8 @@ def write_configs(
                 "optimizer_steps": trajectory.optimizer_steps,
                 "checkpoint_metric": cells[trajectory.cells[0]].settings["checkpoint_metric"],
                 "checkpoint_every_minutes": space.run.checkpoint_every_minutes,
+                "objective": space.search.objective,
+                "gpus": (gpus or {}).get(trajectory.id, space.run.gpu or 0.0),
                 "keep_best_weights": space.run.keep_best_weights,
             }
         )

@@ -59,6 +59,11 @@ class Progress:
         if self.console.is_terminal:
             self._live.stop()
 
+    def add(self, trajectory: Trajectory) -> None:
+        """There is one more, of a search."""
+        with self._lock:
+            self.rows.setdefault(trajectory.id, Row(trajectory=trajectory))
+
     def say(self, text: str) -> None:
         """A line of its own, above the table where there is one."""
         self.console.print(text, markup=False, highlight=False)

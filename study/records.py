@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 Status = Literal["complete", "failed"]
-StopReason = Literal["epochs exhausted", "stopped early", "non-finite"]
+# "cut" is what a trial scheduler does: the trajectory might have become better.
+StopReason = Literal["epochs exhausted", "stopped early", "non-finite", "cut"]
 Split = Literal["validation", "test"]
 
 
@@ -98,6 +99,7 @@ class Outcome:
     ``halved_at`` names the optimizer steps (from 0) at which memory did not suffice and the micro-batch was halved.
     ``peak_memory_bytes`` is the most that the process held of the accelerator's ``device_memory_bytes``, and
     ``utilisation`` the mean share of the time in which the accelerator was busy; None where there is none to measure.
+    ``gpus`` is how many accelerators, or what part of one, it had.
     """
 
     status: Status
@@ -111,6 +113,7 @@ class Outcome:
     peak_memory_bytes: int | None = None
     device_memory_bytes: int | None = None
     utilisation: float | None = None
+    gpus: float = 0.0
     error: str | None = None
     log: str | None = None
 
@@ -264,6 +267,10 @@ class StudyFolder:
         write_atomically(self.path / "space.yaml", space.encode())
         write_json(self.path / "plan.json", plan)
         write_json(self.path / "study.json", manifest)
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Replace the plan alone, to which a search adds cells."""
+        write_json(self.path / "plan.json", plan)
 
     def trajectory(self, id_: str) -> TrajectoryFolder:
         """The folder of one trajectory, there or not."""

@@ -10,17 +10,15 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from study.cells import cell_results
 from study.contents import without_credentials
 from study.faults import SpaceError
-from study.manifest import Options, StudyError, alone, check_growth, find_study, storage_folder
-from study.plan import make_plan
+from study.manifest import Options, StudyError, alone, find_plan, find_study, storage_folder
 from study.space import read
-from study.summary import axis_values, describe_plan
+from study.summary import describe_plan
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,10 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         space = read(given.space, set=given.set, only=given.only, data=given.data)
         storage = Path(given.storage) if given.dry_run and "://" not in given.storage else storage_folder(given.storage)
         folder = find_study(storage, space.name, fresh=given.fresh)
-        plan = replace(make_plan(space), study=folder.path.name)
-        check_growth(folder, space, plan)
+        plan = find_plan(folder, space)
         if given.dry_run:
-            return show(describe_plan(plan, axis_values(plan), cell_results(folder, plan), str(folder.path)))
+            return show(describe_plan(space, plan, cell_results(folder, plan), str(folder.path)))
         with alone(folder):
             from study.driver import run  # imports torch, Ray and MLflow, which a fault need not wait for
 

@@ -12,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 Metric = Literal["loss", "accuracy"]
 
+# What the budget of a search may count.
+BUDGETS = ("trials", "examples", "gpu_hours")
+
 # The settings that can contradict one another; all others are right or wrong by themselves.
 COMPARED = ("epochs", "optimizer_steps", "lr_schedule", "polynomial_power")
 
@@ -27,6 +30,15 @@ def _auto_word(value: Any) -> Any:
 
 def _or_auto(value: float | None) -> Any:
     return "auto" if value is None else float(value)
+
+
+def _one_word(value: Any) -> Any:
+    """One axis is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _scheduler_word(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) and value not in ("none", "off") else _none_word(value)
 
 
 def _not_a_bool(value: Any) -> Any:
@@ -159,6 +171,62 @@ class Run(Section):
     max_failures: NonNegativeInt = 1
     checkpoint_every_minutes: PositiveFloat = 5
     keep_best_weights: bool = False
+
+
+class Scheduler(Section):
+    """Which trajectories are cut before their end, by Tune's trial schedulers.
+
+    ``asha`` is asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel Hyperparameter
+    Tuning"): of those that reach ``grace_epochs`` times a power of ``reduction_factor``, it lets the best 1 in
+    ``reduction_factor`` go on. ``median`` is the median stopping rule (Golovin et al. 2017, "Google Vizier"): it cuts
+    what never was as good as the median of the others on average.
+    """
+
+    name: Literal["asha", "median"]
+    grace_epochs: PositiveInt = 1
+    reduction_factor: Annotated[int, BeforeValidator(_not_a_bool), Field(ge=2)] = 3
+
+
+class Search(Section):
+    """Which combinations are tried: all of a ``grid``, or as many as the budget lets a sampler choose.
+
+    Each combination of the ``per`` axes' values has the budget to itself, and its own search: so many ``trials``, or
+    trials until they have seen so many training ``examples``, or taken so many ``gpu_hours``. A trial is one choice of
+    values for the other axes; it is trained with each seed, and its score is the mean of ``objective`` on validation.
+    """
+
+    method: Literal["grid", "random", "optuna"] = "grid"
+    sampler: Literal["tpe", "cmaes", "nsga2"] | None = None
+    trials: Annotated[PositiveInt | None, BeforeValidator(_none_word)] = None
+    examples: Annotated[PositiveInt | None, BeforeValidator(_none_word)] = None
+    gpu_hours: Annotated[PositiveFloat | None, BeforeValidator(_none_word)] = None
+    per: Annotated[tuple[str, ...], BeforeValidator(_one_word)] = ()
+    objective: Metric = "accuracy"
+    seed: NonNegativeInt = 0
+    scheduler: Annotated[Scheduler | None, BeforeValidator(_scheduler_word)] = None
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether what is tried next depends on what came of the trials before."""
+        return self.method == "optuna"
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """What is counted, and how much of it each search has."""
+        return next((key, value) for key in BUDGETS if (value := getattr(self, key)) is not None)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        given = [key for key in BUDGETS if getattr(self, key) is not None]
+        if self.method == "grid":
+            if useless := [*given, *(key for key in ("sampler", "per") if getattr(self, key))]:
+                raise ValueError(f"{useless[0]} has no meaning for a grid: give method random or optuna")
+            return self
+        if len(given) != 1:
+            raise ValueError(f"give one of trials, examples and gpu_hours: {' and '.join(given) or 'none'} given")
+        if self.method == "random" and self.sampler:
+            raise ValueError("sampler has no meaning for a random search: give method optuna")
+        return self
 
 
 class Reference(Section):

@@ -6,6 +6,7 @@ current one.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study import document, overrides, sources
+from study import document, overrides, searches, sources
 from study.combinations import DURATION_KEYS, Axis, Rule, Values, as_file, combinations, contradiction, shown, within
 from study.document import flow
 from study.faults import Faults, Where, listed, nearest, show
-from study.settings import COMPARED, Data, Reference, Run, Settings
+from study.settings import COMPARED, Data, Reference, Run, Search, Settings
 from study.values import SETTING_KEYS, ValueReader, several
 
 MOST_COMBINATIONS = 100_000
-TOP_KEYS = ("name", "data", "fixed", "axes", "when", "run", "references")
+TOP_KEYS = ("name", "data", "fixed", "axes", "when", "search", "run", "references")
 NAME = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 NAMES_OF_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -40,10 +41,41 @@ class Space:
     axes: tuple[Axis, ...]
     when: tuple[Rule, ...]
     run: Run
+    search: Search
     references: tuple[Reference, ...]
     text: str
     identities: Mapping[str, str]
     examples: int
+
+    @property
+    def searching(self) -> bool:
+        """Whether a search chooses what is tried."""
+        return self.search.method != "grid"
+
+    @property
+    def searched(self) -> tuple[Axis, ...]:
+        """The axes whose values a search chooses."""
+        return tuple(axis for axis in self.axes if axis.name not in (*self.search.per, "seed"))
+
+    def groups(self) -> list[Values]:
+        """The combinations of the ``per`` axes' values; each has a search of its own."""
+        parts = itertools.product(*(axis.values for axis in self.axes if axis.name in self.search.per))
+        return [{key: value for part in combination for key, value in part.items()} for combination in parts]
+
+    def chosen(self, settings: Values) -> list[dict[str, Any]]:
+        """All settings of the cells, one a seed, of what a search has chosen; none where the space does not hold it.
+
+        ``settings`` are those before any rule.
+        """
+        axes = []
+        for axis in self.axes:
+            part = axis.part(settings)
+            if part is None and axis.name != "seed":
+                return []
+            axes.append(axis if axis.name == "seed" else Axis(name=axis.name, values=(part or {},)))
+        if any(settings.get(key, value) != value for key, value in self.fixed.items()):
+            return []
+        return list(combinations(self.fixed, axes, self.when))
 
     def cells(self) -> Iterator[dict[str, Any]]:
         """All settings of each combination, as plain JSON values; the first axis varies slowest."""
@@ -146,6 +178,7 @@ class _Reader:
         axes = self.settings.axes(raw.get("axes"), claimed)
         rules = self.rules(raw.get("when"))
         run = self.faults.section(Run, raw.get("run"), ("run",))
+        search = searches.search(self.faults, raw.get("search"), axes, run)
         references = self.references(raw.get("references"))
         if not any("model" in section for key in ("fixed", "axes") if isinstance(section := raw.get(key), dict)):
             self.faults.add(("fixed", "model"), "is missing; give a model here or a list of them under axes")
@@ -154,6 +187,7 @@ class _Reader:
         self.faults.check()
         assert found is not None
         assert run is not None
+        assert search is not None
         data, identity, examples = found
         decided = {key for axis in axes for key in axis.values[0]}
         defaults = {key: field.default for key, field in Settings.model_fields.items() if key not in decided}
@@ -162,9 +196,11 @@ class _Reader:
         if "batch_size" in defaults and "batch_size" not in claimed:
             self.settings.batch_size(defaults["batch_size"], ("fixed", "batch_size"), "the default, ")
             self.faults.check()
-        models, used = self.combinations(fixed, axes, rules, claimed, reshaped=bool(only))
+        checked = axes if search.method == "grid" else searches.telling(axes, [rule for rule, _ in rules])
+        models, used = self.combinations(fixed, checked, rules, claimed, reshaped=bool(only))
         sources.content(self.faults, data)
         more = {
+            **({"search": search.model_dump(mode="json", exclude_defaults=True)} if search != Search() else {}),
             "run": run.model_dump(mode="json"),
             "references": [reference.model_dump(mode="json") for reference in references],
         }
@@ -175,6 +211,7 @@ class _Reader:
             axes=tuple(axes),
             when=tuple(used),
             run=run,
+            search=search,
             references=tuple(references),
             text=as_file(name, data, fixed, axes, used, more),
             identities={"data": identity, **{model: sources.model_identity(model) for model in models}},
@@ -214,12 +251,14 @@ class _Reader:
             self.faults.add(where, message + combination, key=True)
         if not models:
             self.faults.add(("when",), "leaves no combination of the axes")
+        ranged = {axis.name for axis in axes if axis.range is not None}  # of which only the ends were tried
         reshaped = reshaped or any(place.startswith("--set") for _, place in self.faults.places.values())
         for index, (_, where) in enumerate(rules):
-            if index not in matched and not reshaped:
+            if index not in matched and not reshaped and not ranged & rules[index][0].match.keys():
                 self.faults.add(where, "matches no combination of the axes")
         self.faults.check()
-        return list(models), [rule for index, (rule, _) in enumerate(rules) if index in matched]
+        used = [rule for index, (rule, _) in enumerate(rules) if index in matched or ranged & rule.match.keys()]
+        return list(models), used
 
     def only(self, axes: list[Axis], text: str) -> None:
         """Keep the values of an axis that one ``--only AXIS=VALUE[,VALUE]`` names."""
@@ -232,6 +271,9 @@ class _Reader:
             self.faults.add(where, f"no such axis; {there}" if equals else "expected AXIS=VALUE[,VALUE]")
             return
         axis = axes[position]
+        if axis.range is not None:
+            self.faults.add(where, f"is a range; narrow it with --set '{name}={flow(axis.as_file())}'")
+            return
         wanted = self.settings.values(name, document.parse(self.faults, f"[{given}]", where, option), where)
         for value in wanted:
             if not any(within(value, held) for held in axis.values):

@@ -3,36 +3,89 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from study.budget import accounts
 from study.cells import CellResult, unfinished
 from study.plan import SHORT_NAMES, Plan, SettingValues, Trajectory, label
 from study.records import StudyFolder
+from study.space import Space
 
 # More cells than this are shown by condition, over their seeds.
 MOST_ROWS = 40
+SAMPLERS = {"tpe": "Optuna's TPE", "cmaes": "Optuna's CMA-ES", "nsga2": "Optuna's NSGA-II"}
 
 
-def describe_plan(plan: Plan, axes: Mapping[str, Sequence[str]], results: Sequence[CellResult], folder: str) -> str:
-    """What ``--dry-run`` prints: ``axes`` holds each axis' values in words, ``results`` what is done already."""
+def describe_plan(space: Space, plan: Plan, results: Sequence[CellResult], folder: str) -> str:
+    """What ``--dry-run`` prints; ``results`` say what is done already."""
+    axes = axis_values(space, plan)
     width = max((len(name) for name in axes), default=4)
-    trajectories, left = len(plan.trajectories), unfinished(plan, results)
+    trajectories = len(plan.trajectories)
+    left = unfinished(plan, results, cutting=space.search.scheduler is not None)
     done = sum(result.state == "complete" for result in results)
     lines = [f"study {plan.study}", ""]
     lines += [f"  {name:<{width}}  {', '.join(values)}" for name, values in axes.items()]
+    lines.append("")
+    if space.searching:
+        lines += budget_lines(space, plan, results)
+        lines.append(f"chosen     {len(plan.trials):,} trials: {len(plan.cells):,} cells, {_work(plan.trajectories)}")
+    else:
+        lines.append(f"{len(plan.cells):,} cells, trained by {trajectories:,} trajectories")
+        lines.append(f"to train   {_work(plan.trajectories)}; {plan.shared_fraction:.0%} less than cell by cell")
     lines += [
-        "",
-        f"{len(plan.cells):,} cells, trained by {trajectories:,} trajectories",
-        f"to train   {_work(plan.trajectories)}; {plan.shared_fraction:.0%} less than cell by cell",
         f"done       {trajectories - len(left):,} trajectories, {done:,} cells, in {folder}",
-        f"left       {_work(left)}",
+        f"left       {_work(left)}" + (", and what the search chooses" if plan.open else ""),
     ]
     return "\n".join(lines)
+
+
+def budget_lines(space: Space, plan: Plan, results: Sequence[CellResult]) -> list[str]:
+    """What a search does, with which budget, and what of it is spent."""
+    search, found = space.search, accounts(space, plan, results)
+    unit, budget = search.budget
+    how = SAMPLERS[search.sampler or "tpe"] if search.adaptive else "random search"
+    seeds = next((len(axis.values) for axis in space.axes if axis.name == "seed"), 1)
+    each = f" for each {' and '.join(search.per)}" if search.per else ""
+    trained = f"each trial with {seeds} {'seed' if seeds == 1 else 'seeds'}"
+    lines = [f"search     {how}, seed {search.seed}: {_amount(unit, budget)}{each}, {trained}"]
+    if unit == "trials":
+        cells = int(budget) * seeds * len(found)
+        most = max(_examples(space), default=0) * cells
+        lines.append(f"at most    {cells:,} cells, {most:,} examples")
+    if search.scheduler is not None:
+        lines.append(f"scheduler  {search.scheduler.name}: cuts what does badly; what it would have come to is lost")
+    lines += [
+        f"spent      {account.group}: {_number(unit, account.spent)} of {_amount(unit, budget)}"
+        + (f" in {account.trials:,} trials" if unit != "trials" else "")
+        for account in found
+    ]
+    return lines
+
+
+def _amount(unit: str, value: float) -> str:
+    return f"{_number(unit, value)} {unit.replace('gpu_', 'GPU ')}"
+
+
+def _number(unit: str, value: float) -> str:
+    return f"{value:.2f}" if unit == "gpu_hours" else f"{value:,.0f}"
+
+
+def _examples(space: Space) -> list[int]:
+    """The examples of cells at the ends of every axis that decides about them."""
+    size = space.data.split_sizes(space.examples)["train"]
+    found: list[int] = []
+    for key in ("epochs", "optimizer_steps"):
+        values = [value[key] for axis in space.axes for value in axis.values if value.get(key)]
+        values = values or [space.fixed[key]] * bool(space.fixed.get(key))
+        batches = [value["batch_size"] for axis in space.axes for value in axis.values if "batch_size" in value]
+        batch = max(batches, default=space.fixed.get("batch_size") or 0)
+        found += [value * (size if key == "epochs" else batch) for value in values]
+    return found
 
 
 def _work(trajectories: Sequence[Trajectory]) -> str:
@@ -128,9 +181,16 @@ def _value(key: str, settings: SettingValues) -> str:
     return label(key, settings.get(key)).removeprefix(f"{key} ")
 
 
-def axis_values(plan: Plan) -> dict[str, list[str]]:
-    """The values of each axis in words, in the plan's order."""
-    return {key: list(dict.fromkeys(_value(key, cell.settings) for cell in plan.cells)) for key in plan.axes}
+def axis_values(space: Space, plan: Plan) -> dict[str, list[str]]:
+    """The values of each axis in words, in the plan's order; of a search, all that it may choose."""
+    if not space.searching:
+        return {key: list(dict.fromkeys(_value(key, cell.settings) for cell in plan.cells)) for key in plan.axes}
+    return {
+        axis.name: [str(axis.range)]
+        if axis.range
+        else [" and ".join(_value(key, value) for key in value) for value in axis.values]
+        for axis in space.axes
+    }
 
 
 def _key(value: object) -> str:

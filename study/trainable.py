@@ -31,12 +31,13 @@ from study.finetune import EpochEnd, FineTuning
 from study.models import load_classifier
 from study.records import Epoch, Interval, Outcome, Record, TrajectoryFolder
 from study.settings import Settings
-from study.stopping import Metric, Policy, best_epoch
+from study.stopping import Metric, Policy, best_epoch, gain
 
 Report = Callable[[dict[str, Any]], None]
 Observe = Callable[[Record], None]
 
 ASK_AGAIN_SECONDS = 0.2
+WORST_SCORE = -1e6
 
 
 def train_trajectory(
@@ -46,19 +47,18 @@ def train_trajectory(
     report: Report,
     observe: Observe = lambda _: None,
     stop_file: Path | None = None,
-    measure: bool = False,
 ) -> Outcome | None:
     """Train what ``folder``'s config says until it ends, and return how.
 
     ``report`` is called after each epoch with its numbers, ``observe`` with every record. Where ``stop_file`` appears,
-    training is saved and left to a later call, and None returned. To ``measure`` its use of the accelerator, it must
-    have one to itself. Raises ValueError when the model cannot be loaded; whatever else is raised leaves a folder that
+    training is saved and left to a later call, and None returned. Its use of the accelerator is measured where it has
+    one to itself. Raises ValueError when the model cannot be loaded; whatever else is raised leaves a folder that
     a later call goes on from.
     """
     while stop_file is None or not stop_file.exists():
         with folder.locked() as ours:
             if ours:
-                return _train(folder, cpu_threads, report, observe, stop_file, measure)
+                return _train(folder, cpu_threads, report, observe, stop_file)
         time.sleep(ASK_AGAIN_SECONDS)
     return None
 
@@ -69,7 +69,6 @@ def _train(
     report: Report,
     observe: Observe,
     stop_file: Path | None,
-    measure: bool,
 ) -> Outcome | None:
     config = folder.config()
     assert config is not None, f"{folder.path} was never planned"
@@ -85,11 +84,11 @@ def _train(
     if saved is not None:
         loop.load(saved)
     pace = checkpoint.Pace(every_minutes=config["checkpoint_every_minutes"])
-    meter = Meter(loop.device)
+    meter, alone = Meter(loop.device), config.get("gpus") == 1
     recorder = Recorder(folder, keep_best_by=config["checkpoint_metric"] if config["keep_best_weights"] else None)
     for item in loop.run():
         stopping = stop_file is not None and stop_file.exists()
-        if measure:
+        if alone:
             meter.sample()
         epoch = recorder.take(item, loop)
         observe(item if isinstance(item, Interval) else loop.epochs[-1])
@@ -99,10 +98,10 @@ def _train(
         if due:
             pace.save(checkpoints, loop.state())
         if epoch is not None:
-            report(_progress(epoch))
+            report(_progress(epoch, config.get("objective", "accuracy")))
         if stopping:
             return None
-    outcome = _outcome(loop, meter)
+    outcome = _outcome(loop, meter, gpus=config.get("gpus", 0.0))
     folder.write_outcome(outcome)
     checkpoint.delete_all(checkpoints)
     return outcome
@@ -175,7 +174,7 @@ def tune_trainable(config: dict[str, Any]) -> None:
 
     from study.metrics import observed
 
-    folder = TrajectoryFolder(Path(config["folder"]))
+    folder = TrajectoryFolder(Path(config["trajectory"]["folder"]))
     try:
         with observed(folder) as observer:
             train_trajectory(
@@ -184,7 +183,6 @@ def tune_trainable(config: dict[str, Any]) -> None:
                 report=tune.report,
                 observe=observer.take,
                 stop_file=Path(config["stop_file"]),
-                measure=config["measure"],
             )
     finally:
         give_back_memory()  # Ray may keep this process for the next trajectory
@@ -199,7 +197,7 @@ def _keep_weights(model: PreTrainedModel, folder: Path) -> None:
     part.rename(folder)
 
 
-def _outcome(loop: FineTuning, meter: Meter) -> Outcome:
+def _outcome(loop: FineTuning, meter: Meter, *, gpus: float) -> Outcome:
     peak, whole = meter.memory_bytes()
     return Outcome(
         status="complete",
@@ -213,10 +211,11 @@ def _outcome(loop: FineTuning, meter: Meter) -> Outcome:
         peak_memory_bytes=peak,
         device_memory_bytes=whole,
         utilisation=meter.utilisation,
+        gpus=gpus,
     )
 
 
-def _progress(epoch: Epoch) -> dict[str, Any]:
+def _progress(epoch: Epoch, metric: Metric) -> dict[str, Any]:
     """What Tune and the live table are told of an epoch."""
     return {
         "epoch": epoch.epoch,
@@ -224,5 +223,7 @@ def _progress(epoch: Epoch) -> dict[str, Any]:
         "train_loss": epoch.train_loss,
         "validation_loss": epoch.validation_loss,
         "validation_accuracy": epoch.validation_accuracy,
+        # What trial schedulers compare: more is better, and a number whatever became of the loss.
+        "score": max(gain(scores([epoch])[0], metric), WORST_SCORE),
         "examples_per_second": epoch.examples_seen / epoch.epoch / max(epoch.train_seconds, 1e-9),
     }

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, cast
 
 import study.cluster  # noqa: F401  # Ray reads its environment, which is set there, when it is imported
 
@@ -19,14 +19,26 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 
 from study.plan import Trajectory
-from study.records import Outcome, StudyFolder, write_atomically
+from study.records import Outcome, StudyFolder, TrajectoryFolder, write_atomically
 from study.settings import Run
 from study.signals import Interrupted, Signals
 
 # How long running trajectories may take to save themselves after Ctrl-C: an interval's training and a checkpoint.
 SAVE_WITHIN_SECONDS = 60
+
+
+class Source(Protocol):
+    """Where a search's trajectories come from, one after the other."""
+
+    done: bool
+
+    def take(self) -> Trajectory | None: ...  # noqa: D102
+
+    def ended(self, id_: str) -> None: ...  # noqa: D102
 
 
 class View(Protocol):
@@ -66,9 +78,13 @@ class _Watch(TrialProgressCallback):
         self.view.reported(_id(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Called when a trajectory has come to its end, or has saved itself to go on later."""
-        if not self.folder.stop_file.exists():
-            self.view.ended(_id(trial), error=None)
+        """Called when a trajectory has come to its end, was cut, or has saved itself to go on later."""
+        if self.folder.stop_file.exists():
+            return
+        trajectory = self.folder.trajectory(_id(trial))
+        if trajectory.outcome() is None:  # it waits, after an epoch, to be told to go on, and is not
+            _write_cut(trajectory)
+        self.view.ended(_id(trial), error=None)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trial has failed as often as it may."""
@@ -92,7 +108,7 @@ class _Watch(TrialProgressCallback):
 
 
 def _id(trial: Trial) -> str:
-    return Path(trial.config["folder"]).name
+    return Path(trial.config["trajectory"]["folder"]).name
 
 
 def _reason(error: Exception | None, text: str) -> str:
@@ -108,49 +124,112 @@ def _times(number: int) -> str:
     return "once" if number == 1 else f"{number} times"
 
 
+def _write_cut(trajectory: TrajectoryFolder) -> None:
+    """Say that a trial scheduler has cut a trajectory, which then needs its checkpoints no more."""
+    epochs, config = trajectory.epochs(), trajectory.config() or {}
+    trajectory.write_outcome(
+        Outcome(
+            status="complete",
+            stop_reason="cut",
+            epochs=len(epochs),
+            train_seconds=sum(epoch.train_seconds for epoch in epochs),
+            precision=config.get("precision", ""),
+            gpus=config.get("gpus", 0.0),
+        )
+    )
+    shutil.rmtree(trajectory.path / "checkpoints", ignore_errors=True)
+
+
+class _Suggestions(Searcher):
+    """Hands a source's trajectories to Tune, which asks for one whenever there is room."""
+
+    def __init__(self, source: Source, folder: StudyFolder, choose: Callable[[Trajectory], dict[str, Any]]) -> None:
+        super().__init__()
+        self.source = source
+        self.folder = folder
+        self.choose = choose
+        self.trials: dict[str, str] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
+        """Tune keeps a copy on disk, which nothing reads."""
+        return Searcher, ()
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """What is searched stands in the space."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next trial's part of the config."""
+        trajectory = None if self.folder.stop_file.exists() else self.source.take()
+        if trajectory is None:
+            return cast("dict[str, Any]", Searcher.FINISHED) if self.source.done else None  # so Tune says it
+        self.trials[trial_id] = trajectory.id
+        return {"trajectory": self.choose(trajectory)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Called when a trial has ended in any way."""
+        self.source.ended(self.trials[trial_id])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a source finds by itself where it stood."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
 def train(
     folder: StudyFolder,
-    trajectories: Sequence[Trajectory],
+    trajectories: Sequence[Trajectory] | Source,
     run: Run,
     view: View,
     signals: Signals,
-    gpus: Mapping[str, float] | None = None,
+    *,
+    scheduler: TrialScheduler | None = None,
 ) -> None:
-    """Train ``trajectories``, whose configs lie ready, as many at once as the cluster has room for.
+    """Train ``trajectories``, as many at once as the cluster has room for; those of a search as they come.
 
-    ``gpus`` says how many GPUs, or what part of one, a trajectory gets, by its id; else each gets ``run.gpu``.
-    A trajectory that fails more than ``run.max_failures`` times is written down as failed, and the rest goes on.
+    Their configs lie ready, and say how many GPUs, or what part of one, each gets. A trajectory that fails more than
+    ``run.max_failures`` times is written down as failed, and the rest goes on.
     Raises Interrupted after a signal, once the running ones have saved themselves.
     """
-    names = {str(folder.trajectory(trajectory.id).path): trajectory for trajectory in trajectories}
-    for trajectory in trajectories:
-        folder.trajectory(trajectory.id).forget_outcome()
     state = folder.path / "ray"
     shutil.rmtree(state, ignore_errors=True)
 
-    shares = {str(folder.trajectory(id_).path): gpu for id_, gpu in (gpus or {}).items()}
-    cpu, gpu = run.cpu, run.gpu or 0.0
+    def begin(trajectory: Trajectory) -> dict[str, Any]:
+        records = folder.trajectory(trajectory.id)
+        records.forget_outcome()
+        gpus = (records.config() or {}).get("gpus", run.gpu or 0.0)
+        return {"folder": str(records.path), "name": trajectory.name, "epochs": trajectory.epochs, "gpus": gpus}
+
+    cpu = run.cpu
 
     def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([{"CPU": cpu, "GPU": shares.get(config["folder"], gpu)}])
+        return tune.PlacementGroupFactory([{"CPU": cpu, "GPU": config["trajectory"]["gpus"]}])
 
     def fine_tuning(config: dict[str, Any]) -> None:
         from study.trainable import tune_trainable
 
         tune_trainable(config)
 
+    space: dict[str, Any] = {"cpu_threads": max(1, int(run.cpu)), "stop_file": str(folder.stop_file)}
+    search = None
+    if isinstance(trajectories, Sequence):
+        space["trajectory"] = tune.grid_search([begin(trajectory) for trajectory in trajectories])
+    else:
+        search = _Suggestions(trajectories, folder, begin)
     tuner = tune.Tuner(
         tune.with_resources(fine_tuning, resources),
-        param_space={
-            "folder": tune.grid_search(list(names)),
-            "cpu_threads": max(1, int(run.cpu)),
-            "stop_file": str(folder.stop_file),
-            "measure": gpus is None and run.gpu == 1,
-        },
+        param_space=space,
         tune_config=tune.TuneConfig(
             reuse_actors=True,
-            trial_name_creator=lambda trial: names[trial.config["folder"]].name,
-            trial_dirname_creator=lambda trial: names[trial.config["folder"]].id,
+            search_alg=search,
+            num_samples=1 if search is None else -1,
+            scheduler=scheduler,
+            trial_name_creator=lambda trial: str(trial.config["trajectory"]["name"]),
+            trial_dirname_creator=_id,
         ),
         run_config=tune.RunConfig(
             name="tune",

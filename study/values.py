@@ -15,6 +15,7 @@ from study import sources
 from study.combinations import DURATION_KEYS, SCHEDULE_KEYS, Axis, Values, shown
 from study.document import flow
 from study.faults import Faults, Where, listed, nearest, show, tuples
+from study.ranges import RANGE_KEYS, Range
 from study.settings import Data, Run, Settings
 
 SETTING_KEYS = (*Settings.model_fields, "duration")
@@ -117,12 +118,51 @@ class ValueReader:
                 self.faults.add(where, f"{key} is given twice, also by {other}; remove one of them", key=True)
             claimed.setdefault(key, where)
 
+    def range(self, name: str, raw: dict[str, Any], where: Where) -> Range | None:
+        """The range ``{low: number, high: number}`` of an axis, or None and the faults of it."""
+        for key in raw:
+            if key not in RANGE_KEYS:
+                self.faults.add((*where, key), f"unknown key; a range has {listed(RANGE_KEYS)}", key=True)
+        ends: list[Any] = []
+        for key in ("low", "high"):
+            if key not in raw:
+                self.faults.add(where, f"a range needs {key}")
+            elif (value := self.value(name, raw[key], (*where, key))) is not None:
+                ends.append(value.get(name))
+        log, step = raw.get("log", False), raw.get("step")
+        if not isinstance(log, bool):
+            self.faults.add((*where, "log"), f"expected true or false, got {show(log)}")
+        if len(ends) != 2:
+            return None
+        if name == "seed" or not all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends):
+            self.faults.add(where, f"{name} takes no range; give a list of values")
+            return None
+        low, high = ends
+        if low >= high:
+            self.faults.add((*where, "high"), f"the range ends at {high:g}, where it begins at {low:g}")
+        if log and low <= 0:
+            self.faults.add((*where, "low"), "a range with log begins above 0")
+        if log and step is not None:
+            self.faults.add((*where, "step"), "has no meaning beside log")
+        if step is not None and not (
+            type(step) in (int, float) and step > 0 and (type(low) is float or type(step) is int)
+        ):
+            self.faults.add(
+                (*where, "step"), f"expected a {'whole ' * (type(low) is int)}number above 0, got {show(step)}"
+            )
+        return Range(low=low, high=high, log=log is True, step=step)
+
     def axes(self, raw: object, claimed: dict[str, Where]) -> list[Axis]:
         """The axes in the order of the file."""
         axes = []
         for name, items in self.faults.mapping(raw, ("axes",)).items():
             where: Where = ("axes", name)
             if not self.known(name, ("axes",)):
+                continue
+            if isinstance(items, dict) and items.keys() & set(RANGE_KEYS):
+                self.claim([name], where, claimed)
+                if found := self.range(name, items, where):
+                    axes.append(Axis(name=name, values=({name: found.low}, {name: found.high}), range=found))
                 continue
             if not isinstance(items, list):
                 self.faults.add(
