@@ -12,18 +12,27 @@ from study.space import Space
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """One search's budget, in what ``unit`` says, and what of it is ``spent`` by its ``trials`` so far."""
+    """One search's budget, in what ``unit`` says, and what of it is ``spent`` by its ``trials`` so far.
+
+    ``most`` is how many different trials there are, None where that has no number.
+    """
 
     group: str
     unit: str
     budget: float
     spent: float
     trials: int
+    most: int | None
 
     @property
     def share(self) -> float:
         """The part that is spent; a search that has begun a trial within its budget ends it."""
         return self.spent / self.budget
+
+    @property
+    def open(self) -> bool:
+        """Whether there is another trial to make, and the budget for it."""
+        return self.share < 1 and (self.most is None or self.trials < self.most)
 
 
 def accounts(space: Space, plan: Plan, results: Sequence[CellResult]) -> list[Account]:
@@ -34,7 +43,8 @@ def accounts(space: Space, plan: Plan, results: Sequence[CellResult]) -> list[Ac
     """
     unit, budget = space.search.budget
     costs = _costs(unit, results)
-    trials: dict[str, dict[tuple[str, ...], None]] = {group_of(space, settings): {} for settings in space.groups()}
+    groups = {group_of(space, settings): settings for settings in space.groups()}
+    trials: dict[str, dict[tuple[str, ...], None]] = {group: {} for group in groups}
     for trial in plan.trials:
         if trial.cells and trial.group in trials:
             trials[trial.group][trial.cells] = None
@@ -43,7 +53,8 @@ def accounts(space: Space, plan: Plan, results: Sequence[CellResult]) -> list[Ac
     for group, chosen in trials.items():
         trained = {trajectories[id_] for cells in chosen for id_ in cells}
         spent = len(chosen) if unit == "trials" else sum(costs[id_] for id_ in trained)
-        found.append(Account(group=group, unit=unit, budget=budget, spent=spent, trials=len(chosen)))
+        most = space.choices(groups[group])
+        found.append(Account(group=group, unit=unit, budget=budget, spent=spent, trials=len(chosen), most=most))
     return found
 
 

@@ -110,7 +110,7 @@ def find_plan(folder: StudyFolder, space: Space) -> Plan:
         _check_growth(folder, space, manifest, old, plan)
     if space.searching:
         spent = accounts(space, plan, cell_results(folder, plan))
-        plan = replace(plan, open=any(account.share < 1 for account in spent))
+        plan = replace(plan, open=any(account.open for account in spent))
     return plan
 
 

@@ -35,6 +35,7 @@ from study.document import flow
 from study.plan import Plan, Trial, group_of, make_plan, stable_id
 from study.records import StudyFolder
 from study.space import Space
+from study.stopping import Metric
 
 # What a trial without a finite score scores: worse than any that has one, and a number, for Optuna drops the others.
 WORST_ACCURACY = 0.0
@@ -42,7 +43,7 @@ WORST_LOSS = 100.0
 # After so many choices in a row that had been made before there is nothing left to try.
 MOST_REPETITIONS = 100
 # Optuna's own number of random trials before TPE begins, and its own population, are meant for larger budgets.
-MOST_STARTUP_TRIALS = 10
+FEWEST_STARTUP_TRIALS, MOST_STARTUP_TRIALS = 3, 10
 MOST_POPULATION = 50
 # How long a dashboard that looks at the file may keep it from being written to.
 PATIENCE_SECONDS = 60
@@ -78,11 +79,21 @@ def part(axis: Axis, chosen: Any) -> Values:
     return next(value for value in axis.values if _choice(axis.name, value) == chosen)
 
 
-def score(results: Sequence[CellResult], objective: str) -> float:
-    """The mean over a trial's complete cells of the chosen checkpoint's score on validation, always a finite number."""
-    worst = WORST_ACCURACY if objective == "accuracy" else WORST_LOSS
-    values = [getattr(result.chosen, f"validation_{objective}", math.nan) for result in results]
-    return fmean(value if math.isfinite(value) else worst for value in values)
+def score(results: Sequence[CellResult], objective: Metric) -> float:
+    """The mean over a trial's complete cells of their scores on validation, always a finite number.
+
+    A cell scores what its chosen checkpoint does; one that ends with a single class predicted, what it ends with, and
+    one that ends without a number, the worst: what collapses is no good place to search on, however it began.
+    """
+    return fmean(_score(result, objective) for result in results)
+
+
+def _score(result: CellResult, objective: Metric) -> float:
+    collapsed = result.last is not None and result.last.majority_share == 1
+    epoch = result.last if collapsed else result.chosen
+    value = getattr(epoch, f"validation_{objective}", math.nan)
+    finite = math.isfinite(value) and result.stop_reason != "non-finite"
+    return float(value) if finite else WORST_ACCURACY if objective == "accuracy" else WORST_LOSS
 
 
 class Search:
@@ -131,7 +142,7 @@ class Search:
         Its cells are in the plan, of which some or all may be there already.
         """
         self.settle()
-        open_ = [account for account in self.accounts() if account.share < 1 and account.group not in self.exhausted]
+        open_ = [account for account in self.accounts() if account.open and account.group not in self.exhausted]
         if not open_:
             self._close_accounts()
             return None
@@ -170,7 +181,7 @@ class Search:
         search = self.space.search
         seed = int(stable_id([search.seed, number])[:8], 16)
         budget = search.trials or 4 * MOST_POPULATION
-        startup = max(1, min(MOST_STARTUP_TRIALS, budget // 3))
+        startup = min(MOST_STARTUP_TRIALS, max(FEWEST_STARTUP_TRIALS, budget // 3))
         if search.method == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if search.sampler == "cmaes":
@@ -201,7 +212,7 @@ class Search:
         self._results = {result.cell.id: result for result in cell_results(self.folder, self.plan, ended=self._results)}
 
     def _close_accounts(self) -> None:
-        open_ = any(account.share < 1 and account.group not in self.exhausted for account in self.accounts())
+        open_ = any(account.open and account.group not in self.exhausted for account in self.accounts())
         if open_ != self.plan.open:
             self.plan = replace(self.plan, open=open_)
             self._write()

@@ -22,6 +22,7 @@ from study.settings import COMPARED, Data, Reference, Run, Search, Settings
 from study.values import SETTING_KEYS, ValueReader, several
 
 MOST_COMBINATIONS = 100_000
+MOST_COUNTED = 10_000
 TOP_KEYS = ("name", "data", "fixed", "axes", "when", "search", "run", "references")
 NAME = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 NAMES_OF_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -76,6 +77,13 @@ class Space:
         if any(settings.get(key, value) != value for key, value in self.fixed.items()):
             return []
         return list(combinations(self.fixed, axes, self.when))
+
+    def choices(self, group: Values) -> int | None:
+        """How many different trials the search of a ``group`` can make; None where there is a range, or very many."""
+        count = math.prod(len(axis.values) for axis in self.searched)
+        if count > MOST_COUNTED or any(axis.range is not None for axis in self.searched):
+            return None
+        return len({repr(settings) for settings in combinations({**self.fixed, **group}, self.searched, self.when)})
 
     def cells(self) -> Iterator[dict[str, Any]]:
         """All settings of each combination, as plain JSON values; the first axis varies slowest."""

@@ -62,6 +62,7 @@ def budget_lines(space: Space, plan: Plan, results: Sequence[CellResult]) -> lis
     lines += [
         f"spent      {account.group}: {_number(unit, account.spent)} of {_amount(unit, budget)}"
         + (f" in {account.trials:,} trials" if unit != "trials" else "")
+        + ("; there are no other combinations" if account.share < 1 and not account.open else "")
         for account in found
     ]
     return lines
