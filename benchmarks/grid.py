@@ -37,7 +37,7 @@ class Watch:
     def reported(self, trajectory: str, result: Mapping[str, Any]) -> None:
         pass
 
-    def ended(self, trajectory: str, *, error: str | None) -> None:
+    def ended(self, trajectory: str, *, error: str | None, cut: bool = False) -> None:
         assert error is None, f"{trajectory}: {error}"
         self.ended_at[trajectory] = time.perf_counter()
 

@@ -141,7 +141,7 @@ def of_cell(
         tags |= {"precision": outcome.precision, "device": outcome.device}
     tags["error"] = (outcome.error if outcome is not None else None) or ""
     metrics = [point for record in records[int(held.get("records", 0)) :] for point in points(record)]
-    if held.get("status") != "complete":
+    if (held.get("status"), held.get("stop_reason")) != ("complete", tags["stop_reason"]):
         metrics += final_points(result, [record for record in history if isinstance(record, Epoch)])
     params = flat(cell.settings)
     if isinstance(stopping := cell.settings.get("early_stopping"), Mapping):

@@ -19,9 +19,10 @@ from rich.text import Text
 
 from study.plan import Trajectory
 
-State = Literal["waiting", "running", "done", "failed"]
-STYLES: dict[State, str] = {"waiting": "dim", "running": "", "done": "green", "failed": "bold red"}
-ORDER: Sequence[State] = ("running", "failed", "done", "waiting")
+State = Literal["waiting", "running", "done", "cut", "failed"]
+STYLES: dict[State, str] = {"waiting": "dim", "running": "", "done": "green", "cut": "yellow", "failed": "bold red"}
+ORDER: Sequence[State] = ("running", "failed", "done", "cut", "waiting")
+ENDED: Sequence[State] = ("done", "cut", "failed")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,15 +89,15 @@ class Progress:
             f"validation loss {result['validation_loss']:.3f}  accuracy {result['validation_accuracy']:.3f}",
         )
 
-    def ended(self, trajectory: str, *, error: str | None) -> None:
-        """A trajectory is done, or has failed for good."""
+    def ended(self, trajectory: str, *, error: str | None, cut: bool = False) -> None:
+        """A trajectory is done, was cut by a trial scheduler, or has failed for good."""
         row = self.rows[trajectory]
-        row.state, row.error = ("failed", error) if error else ("done", None)
+        row.state, row.error = "failed" if error else "cut" if cut else "done", error
         best = (
             f"best validation accuracy {row.best_accuracy:.3f}" if row.best_accuracy is not None else "no epoch ended"
         )
-        ended = sum(row.state in ("done", "failed") for row in self.rows.values())
-        self._line(row, f"{f'FAILED: {error}' if error else f'done, {best}'}  [{ended}/{len(self.rows)}]")
+        ended = sum(row.state in ENDED for row in self.rows.values())
+        self._line(row, f"{f'FAILED: {error}' if error else f'{row.state}, {best}'}  [{ended}/{len(self.rows)}]")
 
     def seconds_left(self) -> float | None:
         """An estimate from the rates so far and the number of trajectories that run at once; None without any rate."""
@@ -123,7 +124,7 @@ class Progress:
 
     def _table(self) -> Table:
         now, left = time.monotonic(), self.seconds_left()
-        ended = sum(row.state in ("done", "failed") for row in self.rows.values())
+        ended = sum(row.state in ENDED for row in self.rows.values())
         spent = f"{ended} of {len(self.rows)} trajectories · {duration(now - self.start)} so far"
         table = Table(
             title=Text(

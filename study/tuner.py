@@ -48,7 +48,7 @@ class View(Protocol):
 
     def reported(self, trajectory: str, result: Mapping[str, Any]) -> None: ...  # noqa: D102
 
-    def ended(self, trajectory: str, *, error: str | None) -> None: ...  # noqa: D102
+    def ended(self, trajectory: str, *, error: str | None, cut: bool = False) -> None: ...  # noqa: D102
 
 
 class _Watch(TrialProgressCallback):
@@ -82,9 +82,10 @@ class _Watch(TrialProgressCallback):
         if self.folder.stop_file.exists():
             return
         trajectory = self.folder.trajectory(_id(trial))
-        if trajectory.outcome() is None:  # it waits, after an epoch, to be told to go on, and is not
+        cut = trajectory.outcome() is None  # it waits, after an epoch, to be told to go on, and is not
+        if cut:
             _write_cut(trajectory)
-        self.view.ended(_id(trial), error=None)
+        self.view.ended(_id(trial), error=None, cut=cut)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trial has failed as often as it may."""
