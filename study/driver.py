@@ -124,6 +124,8 @@ def _train(
     if cluster.dashboard:
         console.print(f"Ray dashboard: {cluster.dashboard}  (token: ray get-auth-token)")
     sharing_gpus = space.run.gpu is None and most_gpus() > 0
+    if space.searching and space.search.gpu_hours is not None and space.run.gpu is None and not sharing_gpus:
+        raise StudyError("search.gpu_hours counts the hours of GPUs, and no node has one; give trials or examples")
     run = space.run if space.run.gpu is not None else space.run.model_copy(update={"gpu": float(sharing_gpus)})
     if warning := check_resources(run, cluster):
         console.print(warning)
