@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Command, Estimate, Figure, Line, Panel, Table, Value
-from analysis.commands import go_on, grow, more_seeds
+from analysis.commands import go_on, grow, more_seeds, paired
 from analysis.comparison import EQUIVALENCE, ended_runs, most_seeds, run_strata
 from analysis.conditions import Stratum, words
 from analysis.diagnosis import Diagnosis, diagnose, peak_rate
@@ -82,7 +82,10 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         figures=_figures(groups),
         methods=METHODS,
         caveats=_caveats(by_epochs, by_steps, by_history, one_rate, rates),
-        next_commands=_next(results, verdict, by_steps or by_history, seeds, rates),
+        next_commands=[
+            *([] if groups else paired(results, ["batch_size"])),
+            *_next(results, verdict, by_steps or by_history, seeds, rates),
+        ],
     )
 
 

@@ -302,7 +302,7 @@ def _caveats(results: Results, usable: Sequence[Run], groups: Sequence[Group], t
 
 def _figures(results: Results, groups: Sequence[Group]) -> list[Figure]:
     """Reliability diagrams, by model and schedule, over all seeds and conditions."""
-    keys = ["model", *schedule_keys(results.varying)]
+    keys = ["model", *schedule_keys(results.varying_listed)]
     pooled: dict[str, list[Scored]] = {}
     scaled: dict[str, list[Scored]] = {}
     for group in groups:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Bar, Estimate, Figure, Line, Panel, Table, Value, forests
-from analysis.commands import SEEDS_TO_COUNT, go_on, more_seeds
+from analysis.commands import SEEDS_TO_COUNT, go_on, more_seeds, uncut
 from analysis.comparison import most_seeds
 from analysis.conditions import schedule_keys, words
 from analysis.diagnosis import RULES, Diagnosis, diagnose, peak_rate
@@ -23,6 +23,7 @@ OVERFITTED = ("overfitting",)
 # More panels than this are no longer looked at one by one.
 MOST_PANELS = 12
 MOST_ROWS = 60
+MOST_CONDITIONS = 200
 MOST_BARS = 24
 
 
@@ -39,7 +40,10 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     if ended:
         sentence += f" {failed} of {count(len(ended), 'run')} failed: {share(rate)}."
     commands = [more_seeds(results, "tells a rare failure from none", SEEDS_TO_COUNT)] if seeds < SEEDS_TO_COUNT else []
-    if len(ended) < len(diagnoses):
+    cut = sum(one.run.cut for one in diagnoses)
+    if cut:
+        commands.insert(0, uncut(results, "trains the runs that were cut to their end"))
+    if len(ended) + cut < len(diagnoses):
         commands.insert(0, go_on(results, "trains the runs that have not ended"))
     return Answer(
         question=QUESTION,
@@ -95,16 +99,21 @@ def _failure_rate(group: Sequence[Diagnosis]) -> Estimate:
 
 def _by_condition(results: Results, ended: Sequence[Diagnosis]) -> Table:
     rows: list[tuple[Value, ...]] = []
-    for name, group in _conditions(results, ended):
+    conditions = _conditions(results, ended)
+    if len(conditions) > MOST_CONDITIONS:
+        conditions = sorted(conditions, key=lambda one: -sum(run.failed for run in one[1]) / len(one[1]))
+    for name, group in conditions[:MOST_CONDITIONS]:
         found = Counter(one.finding for one in group)
         told = [f"{found[finding]} {finding}" for finding in found]
         rows.append((name, len(group), sum(one.failed for one in group), _failure_rate(group), listed(told)))
+    left = f" The {MOST_CONDITIONS} of {len(conditions):,} conditions that failed most."
+    left = left if len(conditions) > MOST_CONDITIONS else ""
     return Table(
         title="Failures by condition",
         columns=("condition", "runs", "failed", "failure rate", "findings"),
         formats=("t", "n", "n", "%", "t"),
         rows=rows,
-        note="Failed: collapsed, never learned or non-finite. Intervals are Clopper-Pearson's.",
+        note=f"Failed: collapsed, never learned or non-finite. Intervals are Clopper-Pearson's.{left}",
     )
 
 
@@ -123,7 +132,8 @@ def _by_run(results: Results, diagnoses: Sequence[Diagnosis]) -> Table:
         )
         update = last.update_ratio if last else None
         start = f"{one.majority_start} epochs" if one.majority_start and one.learned_epoch else ""
-        rows.append((words(one.run.settings, keys), one.finding, set_in, start, *signs, update))
+        finding = f"{one.finding} when it was cut" if one.run.cut else one.finding
+        rows.append((words(one.run.settings, keys), finding, set_in, start, *signs, update))
     left = f" {len(diagnoses) - MOST_ROWS:,} more runs are not shown." if len(diagnoses) > MOST_ROWS else ""
     return Table(
         title="Each run at its last epoch",
@@ -179,7 +189,7 @@ def _figures(results: Results, diagnoses: Sequence[Diagnosis]) -> list[Figure]:
     started = [one for one in diagnoses if one.run.epochs]
     if not started:
         return []
-    keys = ["model", *schedule_keys(results.varying)]
+    keys = ["model", *schedule_keys(results.varying_listed)]
     panels: dict[str, list[Diagnosis]] = {}
     for one in started:
         panels.setdefault(words(one.run.settings, keys), []).append(one)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Command, Estimate, Figure, Line, Panel, Table, Value
-from analysis.commands import go_on, grow, more_seeds
+from analysis.commands import go_on, grow, more_seeds, uncut
 from analysis.comparison import ended_runs, most_seeds
 from analysis.conditions import key_of
 from analysis.diagnosis import diagnose
@@ -67,6 +67,8 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     if not runs:
         sentence = "No trajectory of two epochs or more learned and ran to its end without being stopped."
         commands = [grow(results, "trains to the end, so that every rule can be tried", {"early_stopping": [None]})]
+        if any(run.cut for run in results.runs):
+            commands.insert(0, uncut(results, "trains the runs that were cut to their end"))
         return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=commands)
     policies = [(patience, metric) for metric in METRICS for patience in PATIENCE]
     level = 1 - 0.05 / len(policies)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from analysis import (
 from analysis.answer import Answer
 from analysis.overview import Overview, overview
 from analysis.results import Results
+from analysis.searches import cut_caveat
 
 QUESTIONS = {
     "collapse-or-overfitting": collapse_or_overfitting.answer,
@@ -33,6 +34,8 @@ QUESTIONS = {
 }
 # Resampling draws anew in every report, but the same: who reads a study again finds the same intervals.
 SEED = 0
+# Of a search, a trial that was cut is a trial: all other questions are about whole runs.
+TUNING = "tuning"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +49,17 @@ class Findings:
 
 def find(results: Results) -> Findings:
     """Ask every question; each draws from a generator of its own, so that none depends on another."""
+    caveat = cut_caveat(results)
     streams = np.random.default_rng(SEED).spawn(len(QUESTIONS))
     return Findings(
         results=results,
         overview=overview(results),
-        answers={name: ask(results, rng) for (name, ask), rng in zip(QUESTIONS.items(), streams, strict=True)},
+        answers={
+            name: ask(results, rng) if name == TUNING or not caveat else _with(ask(results, rng), caveat)
+            for (name, ask), rng in zip(QUESTIONS.items(), streams, strict=True)
+        },
     )
+
+
+def _with(answer: Answer, caveat: str) -> Answer:
+    return replace(answer, caveats=[*answer.caveats, caveat])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Bar, Command, Estimate, Figure, Table, Value, forests
-from analysis.commands import SEEDS_TO_COUNT, go_on, grow, more_seeds
+from analysis.commands import SEEDS_TO_COUNT, go_on, grow, more_seeds, paired
 from analysis.comparison import (
     ended_runs,
     most_seeds,
@@ -22,6 +22,7 @@ from analysis.conditions import Stratum, schedule_keys, words
 from analysis.diagnosis import Diagnosis, diagnose, mean_rate
 from analysis.multibootstrap import example_weights, multibootstrap
 from analysis.results import Results, Run
+from analysis.searches import ranges
 from analysis.statistics import clopper_pearson, fisher_exact, share_difference
 from analysis.wording import count, difference, p_value, percent
 
@@ -301,7 +302,10 @@ def _next(results: Results, verdict: str, same_mean: EqualMean, constant: Counts
         commands.append(
             grow(results, "looks for failures at higher rates", {"learning_rate": [2 * rates[-1], 4 * rates[-1]]})
         )
-    if not same_mean.there:
+    if constant.runs == 0:
+        commands += paired(results, ["lr_schedule"])
+    # A rate drawn from a range is half of no other.
+    if not same_mean.there and "learning_rate" not in ranges(results):
         purpose = f"adds half the rate, whose constant runs have the mean rate of {decaying} decay"
         commands.append(grow(results, purpose, {"learning_rate": [rate / 2 for rate in rates]}))
     if verdict == UNDETERMINED or "undetermined" in verdict:
@@ -312,8 +316,8 @@ def _next(results: Results, verdict: str, same_mean: EqualMean, constant: Counts
 def _figures(ended: Sequence[Run], diagnoses: dict[str, Diagnosis], results: Results) -> list[Figure]:
     keys = [
         "model",
-        *schedule_keys(results.varying),
-        *(["learning_rate"] if "learning_rate" in results.varying else []),
+        *schedule_keys(results.varying_listed),
+        *(["learning_rate"] if "learning_rate" in results.varying_listed else []),
     ]
     arms: dict[str, list[Run]] = {}
     for run in ended:

@@ -10,23 +10,26 @@ from analysis.writing import evidence_in_words, markdown_table, markdown_text
 
 def markdown(findings: Findings) -> str:
     """The whole report; figures are those that lie in ``figures/`` beside it."""
-    results, census = findings.results, findings.results.census
+    results, census, opening = findings.results, findings.results.census, findings.overview
     lines = [f"# {markdown_text(results.name)}", "", markdown_text(origin(results)), ""]
-    for sentence in census_sentences(census):
+    for sentence in [*census_sentences(census), *opening.warnings]:
         lines += [f"> **{markdown_text(sentence)}**", ""]
     lines += [
         (
             f"Cells: {census.planned:,} planned, {census.complete:,} complete, {census.failed:,} failed, "
-            f"{census.running:,} unfinished, {census.missing:,} missing."
+            f"{census.running:,} unfinished, {census.missing:,} missing"
+            f"{f', {census.cut:,} of the complete cut' if census.cut else ''}."
         ),
         "",
-        "## Results",
-        "",
-        markdown_table(findings.overview.main),
-        "",
     ]
-    if findings.overview.everything is not None:
-        lines += [markdown_table(findings.overview.everything), ""]
+    if opening.chosen:
+        lines += [markdown_text(" ".join(opening.chosen)), ""]
+    for table in (opening.searches, opening.cut):
+        if table is not None:
+            lines += [markdown_table(table), ""]
+    lines += ["## Results", "", markdown_table(opening.main), ""]
+    if opening.everything is not None:
+        lines += [markdown_table(opening.everything), ""]
     lines += ["## Answers", ""]
     for number, answer in enumerate(findings.answers.values(), start=1):
         question, verdict, sentence = map(markdown_text, (answer.question, answer.verdict, answer.sentence))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,12 +14,14 @@ from analysis.diagnosis import learned_threshold
 from analysis.multibootstrap import mean_over_seeds_and_examples
 from analysis.references import PublishedResult
 from analysis.results import Results
+from analysis.searches import by_group, cut_table, how_chosen, search_warnings, searches_table, searching, worth
 from analysis.statistics import mean_over_seeds
 from analysis.wording import number, percent
 from study.cells import CellResult
 from study.plan import SettingValues, label
 
 MOST_ROWS = 200
+MOST_OF_A_SEARCH = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +37,84 @@ class Condition:
 
     @property
     def complete(self) -> int:
-        """How many of its cells are complete."""
-        return sum(result.state == "complete" for result in self.cells)
+        """How many of its cells came to an end of their own."""
+        return sum(result.state == "complete" for result in self.cells) - self.cut
+
+    @property
+    def cut(self) -> int:
+        """How many of its cells a trial scheduler cut; their scores are not those of whole runs, and left out."""
+        return sum(result.stop_reason == "cut" for result in self.cells)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """The table of models and schedules at one setting of everything else, and the table of all conditions."""
+    """The opening: how the cells were ``chosen`` and what to be warned of, and what each condition scored.
+
+    ``main`` has models and schedules at one setting of everything else, or a search's best trials; ``everything`` has
+    all conditions, ``searches`` what each search has spent, and ``cut`` the cells that a trial scheduler cut.
+    """
 
     main: Table
     everything: Table | None
+    chosen: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    searches: Table | None = None
+    cut: Table | None = None
 
 
 def overview(results: Results) -> Overview:
     """Score every condition on test, failed runs included, and set published results beside them."""
     conditions = _conditions(results)
+    scores = _of_search(results, conditions) if searching(results) else _of_grid(results, conditions)
+    return replace(
+        scores,
+        chosen=how_chosen(results),
+        warnings=search_warnings(results),
+        searches=searches_table(results),
+        cut=cut_table(results),
+    )
+
+
+def _of_search(results: Results, conditions: Sequence[Condition]) -> Overview:
+    """The best few trials of each search, by validation, and what was published."""
+    keys = ["model", *(key for key in results.varying if key not in ("model", "seed"))]
+    by_key = {key_of(one.settings, ["seed"]): one for one in conditions}
+    main = [one for one in conditions if any(reference.matches(one.settings) for reference in results.references)]
+    for trials in by_group(results).values():
+        complete = [trial for trial in trials if trial.complete]
+        best = sorted(complete, key=lambda trial: -worth(results, trial.cells))[:MOST_OF_A_SEARCH]
+        main += [by_key[key_of(trial.settings, ["seed"])] for trial in best]
+    published = any(reference.matches(one.settings) for one in main for reference in results.references)
+    note = (
+        f"The {MOST_OF_A_SEARCH} trials of each search that are best on validation, and their test scores. The best of "
+        "many looks better on validation than it is; test had no part in the choice. Intervals are over seeds and test "
+        "examples (Cameron, Gelbach & Miller 2011)."
+    )
+    title = "The best trials of each search"
+    unique = list({id(one): one for one in main}.values())
+    return Overview(
+        main=_table(title, unique, results, keys, published=published, note=note + _sources(results, main)),
+        everything=_all(results, conditions, keys),
+    )
+
+
+def _all(results: Results, conditions: Sequence[Condition], keys: Sequence[str]) -> Table:
+    left = len(conditions) - MOST_ROWS
+    note = f"{left:,} more conditions are not shown." if left > 0 else ""
+    return _table("All conditions", conditions[:MOST_ROWS], results, keys, published=False, note=note)
+
+
+def _sources(results: Results, conditions: Sequence[Condition]) -> str:
+    sources = dict.fromkeys(r.source for one in conditions for r in results.references if r.matches(one.settings))
+    if not sources:
+        return ""
+    return (
+        " A published number is one run's: it is within ours if it lies in our interval, and it may lie outside "
+        f"by the chance of its own seed, which that interval does not know. Published: {'; '.join(sources)}."
+    )
+
+
+def _of_grid(results: Results, conditions: Sequence[Condition]) -> Overview:
     schedule = schedule_keys(results.varying) or ("lr_schedule",)
     shown = ["model", *schedule]
     others = [key for key in results.varying if key not in (*shown, "seed")]
@@ -64,16 +129,8 @@ def overview(results: Results) -> Overview:
     )
     if others:
         note += f" Here at {at}; all conditions are in the table that follows."
-    if published:
-        note += (
-            " A published number is one run's: it is within ours if it lies in our interval, and it may lie outside "
-            "by the chance of its own seed, which that interval does not know."
-        )
-        sources = dict.fromkeys(r.source for one in main for r in results.references if r.matches(one.settings))
-        note += f" Published: {'; '.join(sources)}."
-    rest = None
-    if others:
-        rest = _table("All conditions", conditions[:MOST_ROWS], results, [*shown, *others], published=False)
+    note += _sources(results, main)
+    rest = _all(results, conditions, [*shown, *others]) if others else None
     title = "Test loss and test accuracy"
     return Overview(main=_table(title, main, results, shown, published=published, note=note), everything=rest)
 
@@ -92,11 +149,12 @@ def _conditions(results: Results) -> list[Condition]:
     groups: dict[str, list[CellResult]] = {}
     for result in results.cells:
         groups.setdefault(key_of(result.cell.settings, ["seed"]), []).append(result)
-    results.read_ahead([result for result in results.cells if result.state == "complete"], ["test"])
+    whole = [result for result in results.cells if result.state == "complete" and result.stop_reason != "cut"]
+    results.read_ahead(whole, ["test"])
     threshold = learned_threshold(results)
     made: list[Condition] = []
     for group in groups.values():
-        complete = [result for result in group if result.state == "complete"]
+        complete = [result for result in group if result.state == "complete" and result.stop_reason != "cut"]
         scored = [found for result in complete if (found := results.scored(result, "test")) is not None]
         scores = [result.chosen for result in complete if result.chosen and result.chosen.test_accuracy is not None]
         if scored and len(scored) == len(scores):
@@ -135,7 +193,7 @@ def _table(
         name = label("model", one.settings["model"])
         scores: tuple[Value, ...] = (one.loss, one.accuracy) if one.complete > one.without_score else (None, None)
         failed = f"{one.at_chance + one.without_score} of {one.complete}" if one.complete else ""
-        cells = f"{one.complete} of {len(one.cells)}"
+        cells = f"{one.complete} of {len(one.cells)}{f', {one.cut} cut' if one.cut else ''}"
         row: tuple[Value, ...] = (name, words(one.settings, schedule), *scores, cells, failed)
         if published:
             reference = next((r for r in results.references if r.matches(one.settings)), None)

@@ -34,7 +34,7 @@ def page(findings: Findings, drawn: Mapping[str, Drawn]) -> str:
             '<meta name="color-scheme" content="light dark">',
             f"<title>{html_text(results.name)} · report</title><style>{style}</style></head><body><main>",
             _header(results),
-            _census(results.census),
+            _census(findings),
             f'<section id="results"><h2>Results</h2>{html_table(findings.overview.main)}',
             _folded("All conditions", html_table(everything)) if everything else "",
             "</section>",
@@ -78,22 +78,30 @@ def _header(results: Results) -> str:
     return f"<header><h1>{html_text(results.name)}</h1><p>{html_text(origin(results))}</p></header>"
 
 
-def _census(census: Census) -> str:
+def _census(findings: Findings) -> str:
+    census, overview = findings.results.census, findings.overview
     tiles = [
         ("planned", census.planned),
         ("complete", census.complete),
         ("failed", census.failed),
         ("unfinished", census.running),
         ("missing", census.missing),
+        *([("cut", census.cut)] if census.cut else []),
     ]
     shown = "".join(f"<div><dt>{name}</dt><dd>{number:,}</dd></div>" for name, number in tiles)
-    warnings = "".join(f'<p class="warning" role="note">{html_text(text)}</p>' for text in census_sentences(census))
+    warnings = "".join(
+        f'<p class="warning" role="note">{html_text(text)}</p>'
+        for text in [*census_sentences(census), *overview.warnings]
+    )
+    chosen = "".join(f"<p>{html_text(sentence)}</p>" for sentence in overview.chosen)
+    tables = "".join(_folded(table.title, html_table(table)) for table in (overview.searches, overview.cut) if table)
     derived = (
         f'<p class="note">{census.complete:,} complete cells come from {census.trajectories_ended:,} ended '
         f"trajectories of "
         f"{census.trajectories:,}; {census.derived:,} cells stop earlier on a trajectory that another cell owns.</p>"
     )
-    return f'<section id="census"><h2>Cells</h2>{warnings}<dl class="census">{shown}</dl>{derived}</section>'
+    body = f'<dl class="census">{shown}</dl>{chosen}{derived}{tables}'
+    return f'<section id="census"><h2>Cells</h2>{warnings}{body}</section>'
 
 
 def _summary(answers: Mapping[str, Answer]) -> str:

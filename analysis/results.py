@@ -22,6 +22,8 @@ import yaml
 from analysis.probabilities import Scored, score
 from analysis.references import PublishedResult, published
 from study.cells import CellResult, cell_result
+from study.document import parse
+from study.faults import Faults
 from study.plan import Cell, Plan, Trajectory, from_json
 from study.records import Epoch, Interval, Outcome, Predictions, Record, Split, StudyFolder, read_predictions
 
@@ -44,7 +46,8 @@ class Census:
     """How many of the planned cells are there: ``missing`` were never started, ``running`` have begun and not ended.
 
     ``derived`` of the cells were read off a trajectory that another cell owns; ``non_finite`` of the complete ones
-    ended because a loss was no number; ``trajectories_ended`` counts those with an outcome.
+    ended because a loss was no number, and ``cut`` of them because a trial scheduler ended them;
+    ``trajectories_ended`` counts those with an outcome. ``open`` says that a search will add cells.
     """
 
     planned: int
@@ -54,13 +57,15 @@ class Census:
     missing: int
     derived: int
     non_finite: int
+    cut: int
     trajectories: int
     trajectories_ended: int
+    open: bool
 
     @property
     def whole(self) -> bool:
-        """Whether every planned cell is complete."""
-        return self.complete == self.planned
+        """Whether every planned cell is complete, and no more will be planned."""
+        return self.complete == self.planned and not self.open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +90,17 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether it came to a planned end, a non-finite loss among them."""
+        """Whether it came to an end of its own, a non-finite loss among them; one that was cut did not."""
+        return self.scored and not self.cut
+
+    @property
+    def cut(self) -> bool:
+        """Whether a trial scheduler ended it: what would have become of it is not known."""
+        return self.outcome is not None and self.outcome.stop_reason == "cut"
+
+    @property
+    def scored(self) -> bool:
+        """Whether it has ended or was cut, so that it has all the scores that it will have."""
         return self.outcome is not None and self.outcome.status == "complete" and bool(self.epochs)
 
 
@@ -93,7 +108,8 @@ class Run:
 class Results:
     """A study's results, in the plan's order.
 
-    ``folder`` holds the predictions, which are read when they are asked for and then kept in ``loaded``.
+    ``folder`` holds the predictions, which are read when they are asked for and then kept in ``loaded``. ``space`` is
+    the space file as it was written down.
     """
 
     plan: Plan
@@ -102,6 +118,7 @@ class Results:
     cells: tuple[CellResult, ...]
     runs: tuple[Run, ...]
     folder: StudyFolder
+    space: Mapping[str, Any] = field(default_factory=dict)
     loaded: dict[tuple[str, int, Split], Predictions | None] = field(default_factory=dict, repr=False)
     _scored: dict[tuple[str, int, Split], Scored | None] = field(default_factory=dict, repr=False)
 
@@ -122,8 +139,10 @@ class Results:
             missing=states["planned"],
             derived=sum(result.trained_by != result.cell.id for result in self.cells),
             non_finite=sum(result.stop_reason == "non-finite" for result in self.cells),
+            cut=sum(result.stop_reason == "cut" for result in self.cells),
             trajectories=len(self.runs),
             trajectories_ended=sum(run.outcome is not None for run in self.runs),
+            open=self.plan.open,
         )
 
     @cached_property
@@ -139,6 +158,12 @@ class Results:
         return tuple(
             key for key in self.varying if len({repr(run.owner.cell.settings.get(key)) for run in self.runs}) > 1
         )
+
+    @cached_property
+    def varying_listed(self) -> tuple[str, ...]:
+        """Those that :attr:`varying` names and no range gives: a range has about as many values as there are trials."""
+        axes = self.space.get("axes") or {}
+        return tuple(key for key in self.varying if not isinstance(axes.get(key), Mapping))
 
     @cached_property
     def classes(self) -> int:
@@ -245,14 +270,18 @@ def read(path: Path) -> Results:
         if manifest is None or values is None:
             raise ResultsError(f"{path} holds no study: a study's folder has a study.json and a plan.json in it")
         plan = from_json(values)
-        space = (path / "space.yaml").read_text() if (path / "space.yaml").exists() else ""
-        references = published(space)
+        if not plan.cells:
+            raise ResultsError(f"the study in {path} has no cells yet: its search has only begun")
+        text = (path / "space.yaml").read_text() if (path / "space.yaml").exists() else ""
+        references, space = published(text), parse(Faults(path / "space.yaml"), text, (), None)
         cells, runs = assemble(plan, _histories(folder, plan))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         if isinstance(error, ResultsError):
             raise
         raise ResultsError(f"the study in {path} cannot be read: {type(error).__name__}: {error}") from error
-    return Results(plan=plan, manifest=manifest, references=references, cells=cells, runs=runs, folder=folder)
+    return Results(
+        plan=plan, manifest=manifest, references=references, cells=cells, runs=runs, folder=folder, space=space or {}
+    )
 
 
 def _histories(folder: StudyFolder, plan: Plan) -> dict[str, History]:

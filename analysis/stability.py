@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Bar, Command, Figure, Forest, Table, Value
-from analysis.commands import SEEDS_TO_COUNT, go_on, more_seeds
+from analysis.commands import SEEDS_TO_COUNT, go_on, more_seeds, paired
 from analysis.comparison import ended_runs, model_names, model_pairs, most_seeds, one_model, run_strata, usable_runs
 from analysis.conditions import Stratum
 from analysis.diagnosis import diagnose
@@ -89,7 +89,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         figures=_figures(results, ended),
         methods=METHODS,
         caveats=_caveats(pairs, seeds),
-        next_commands=_next(results, verdict),
+        next_commands=[*([] if pairs else paired(results, ["model"])), *_next(results, verdict)],
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Bar, Estimate, Figure, Forest, Table, Value
-from analysis.commands import go_on, more_seeds
+from analysis.commands import go_on, more_seeds, paired
 from analysis.comparison import (
     EQUIVALENCE,
     ended_runs,
@@ -79,7 +79,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
             verdict=UNDETERMINED,
             sentence=sentence,
             seeds=seeds,
-            next_commands=commands[results.census.whole :],
+            next_commands=[*paired(results, ["model"]), *commands[results.census.whole :]],
         )
     pair = max(pairs, key=lambda one: abs(one.test.value) / (one.test.standard_error or math.inf))
     verdict, sentence = _verdict(pair, seeds, comparisons=len(pairs))
