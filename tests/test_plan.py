@@ -285,11 +285,17 @@ def test_a_plan_comes_back_from_its_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: str(path.stem))
 def test_a_space_holds_what_its_head_says(path: Path) -> None:
     head = " ".join(line.removeprefix("#").strip() for line in path.read_text().splitlines() if line.startswith("#"))
-    stated = re.search(r"([\d,]+) cells, ([\d,]+) trajectories", head)
-    assert stated, f"{path.name} does not say how many cells and trajectories it holds"
-    made = make_plan(read(path))
-    cells, trajectories = (int(number.replace(",", "")) for number in stated.groups())
-    assert (len(made.cells), len(made.trajectories)) == (cells, trajectories)
+    space = read(path)
+    if space.searching:
+        stated = re.search(r"([\d,]+) trials for each model: at most ([\d,]+) cells", head)
+        seeds = next(len(axis.values) for axis in space.axes if axis.name == "seed")
+        holds = [space.search.trials, (space.search.trials or 0) * len(space.groups()) * seeds]
+    else:
+        stated = re.search(r"([\d,]+) cells, ([\d,]+) trajectories", head)
+        made = make_plan(space)
+        holds = [len(made.cells), len(made.trajectories)]
+    assert stated, f"{path.name} does not say how much it holds"
+    assert holds == [int(number.replace(",", "")) for number in stated.groups()]
 
 
 def counted_calls(space: Space) -> int:
