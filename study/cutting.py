@@ -67,10 +67,10 @@ class PerGroup(FIFOScheduler):
             epochs = folder.trajectory(trajectory.id).epochs()
             if epochs and folder.trajectory(trajectory.id).outcome() is not None:
                 scheduler, trial = self.of(trajectory.id), _Past(trajectory.id)
-                scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]  # neither asks Tune anything
+                scheduler.on_trial_add(NOBODY, trial)  # type: ignore[arg-type]
                 for number, one in enumerate(scores(epochs), start=1):
                     result = {"epoch": number, "score": gain(one, metric)}
-                    scheduler.on_trial_result(None, trial, result)  # type: ignore[arg-type]
+                    scheduler.on_trial_result(NOBODY, trial, result)  # type: ignore[arg-type]
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         """Called when a trial is made."""
@@ -98,6 +98,16 @@ def groups(plan: Plan) -> Mapping[str, str]:
     """The search that each trajectory belongs to, by its id; of a grid, all belong to one."""
     trajectories = {cell.id: cell.trajectory for cell in plan.cells}
     return {trajectories[id_]: trial.group for trial in plan.trials for id_ in trial.cells}
+
+
+class Nobody:
+    """In the place of Tune, of which the median rule asks who waits: nobody."""
+
+    def get_live_trials(self) -> set[Trial]:  # noqa: D102
+        return set()
+
+
+NOBODY = Nobody()
 
 
 class _Past:

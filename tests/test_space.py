@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from study.faults import SpaceError
 from study.plan import make_plan
+from study.ranges import Range
 from study.reviews import VERSION
 from study.space import Space, read
 
@@ -201,6 +202,44 @@ def test_set_replaces_values_and_makes_axes(small: Path) -> None:
     assert [each.name for each in read(small, set=["batch_size=[8]"]).axes][1] == "batch_size"
     assert read(small, set=["adam_betas=[0.9, 0.98]"]).fixed["adam_betas"] == [0.9, 0.98]
     assert axis(read(small, set=["adam_betas=[[0.9, 0.98]]"]), "adam_betas") == [[0.9, 0.98]]
+
+
+SEARCH = """
+data: {source: 'builtin:reviews', examples: 1000}
+fixed: {epochs: 1, learning_rate: 1e-4}
+axes: {model: [tiny-bert, tiny-roberta], lr_schedule: [constant, linear]}
+search: {method: random, trials: 3, per: model}
+"""
+
+
+def test_set_makes_ranges_and_changes_the_search(tmp_path: Path) -> None:
+    path = write(tmp_path, SEARCH)
+    space = read(
+        path, set=["learning_rate={low: 1e-5, high: 1e-3, log: true}", "search.trials=7", "epochs={low: 1, high: 3}"]
+    )
+    ranges = {axis.name: axis.range for axis in space.axes if axis.range is not None}
+    assert ranges == {
+        "learning_rate": Range(low=1e-5, high=1e-3, log=True),
+        "epochs": Range(low=1, high=3),
+    }
+    assert ranges["epochs"].whole
+    assert not ranges["learning_rate"].whole
+    assert space.search.trials == 7
+    assert [axis.name for axis in space.searched] == ["lr_schedule", "learning_rate", "epochs"]
+    assert read(path, set=["search=grid"]).search.method == "grid"
+    assert len(list(read(path, set=["search=grid"]).cells())) == 4
+
+
+def test_only_leaves_out_a_model_of_a_search_and_not_a_part_of_a_range(tmp_path: Path) -> None:
+    path = write(tmp_path, SEARCH)
+    assert read(path, only=["model=tiny-bert"]).groups() == [{"model": "tiny-bert"}]
+    with pytest.raises(SpaceError, match=r"is a range; narrow it with --set 'learning_rate=\{low: 0\.1, high: 0\.2\}'"):
+        read(path, set=["learning_rate={low: 0.1, high: 0.2}"], only=["learning_rate=0.1"])
+
+
+def test_a_combination_that_a_range_makes_wrong_is_faulted(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="polynomial_power has no meaning for the constant schedule"):
+        read(write(tmp_path, SEARCH.replace("lr_schedule:", "polynomial_power: {low: 1, high: 2}, lr_schedule:")))
 
 
 def test_set_of_one_duration_replaces_the_other(tmp_path: Path) -> None:
