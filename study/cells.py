@@ -5,13 +5,19 @@ A cell's result is read off the history of the trajectory that trained it, by th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from study.plan import Cell, Plan, Trajectory
 from study.records import Epoch, Outcome, StopReason, StudyFolder
-from study.stopping import Scores, decide
+from study.stopping import Metric, Scores, decide
+
+# What a trial without a finite score scores: worse than any that has one, and a number, for Optuna drops the others.
+WORST_ACCURACY = 0.0
+WORST_LOSS = 100.0
 
 State = Literal["complete", "failed", "running", "planned"]
 
@@ -88,6 +94,23 @@ def cell_results(folder: StudyFolder, plan: Plan, *, ended: Mapping[str, CellRes
         )
         for cell in plan.cells
     ]
+
+
+def trial_score(results: Sequence[CellResult], objective: Metric) -> float:
+    """The mean over a trial's complete cells of their scores on validation, always a finite number.
+
+    A cell scores what its chosen checkpoint does; one that ends with a single class predicted, what it ends with, and
+    one that ends without a number, the worst: what collapses is no good place to search on, however it began.
+    """
+    return fmean(_cell_score(result, objective) for result in results)
+
+
+def _cell_score(result: CellResult, objective: Metric) -> float:
+    collapsed = result.last is not None and result.last.majority_share == 1
+    epoch = result.last if collapsed else result.chosen
+    value = getattr(epoch, f"validation_{objective}", math.nan)
+    finite = math.isfinite(value) and result.stop_reason != "non-finite"
+    return float(value) if finite else WORST_ACCURACY if objective == "accuracy" else WORST_LOSS
 
 
 def unfinished(plan: Plan, results: Sequence[CellResult], *, cutting: bool = False) -> list[Trajectory]:

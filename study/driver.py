@@ -21,7 +21,7 @@ from study.search import Search
 from study.sharing import Kind, first_of_each_kind, kind, side_by_side
 from study.signals import Interrupted, Signals
 from study.space import Space
-from study.summary import budget_lines, print_results
+from study.summary import best_lines, budget_lines, print_results
 from study.tracking import Mirror, Mirroring, TrackingError
 from study.tuner import train
 
@@ -65,6 +65,8 @@ def run(space: Space, plan: Plan, folder: StudyFolder, storage: Path, options: O
     plan = from_json(folder.plan() or {})
     results = cell_results(folder, plan)
     print_results(results, plan, folder, console)
+    if space.searching:
+        console.print("\n".join(best_lines(space, plan, results)), soft_wrap=True)
     _report(folder, mirroring, console)
     if mirroring.error:
         console.print(f"MLflow does not show everything yet: {mirroring.error}", soft_wrap=True)

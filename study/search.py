@@ -9,12 +9,10 @@ again from the plan and the records.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import optuna
@@ -29,17 +27,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from study.budget import Account, accounts
-from study.cells import CellResult, cell_results
+from study.cells import CellResult, cell_results, trial_score
 from study.combinations import Axis, Values, shown
 from study.document import flow
 from study.plan import Plan, Trial, group_of, make_plan, stable_id
 from study.records import StudyFolder
 from study.space import Space
-from study.stopping import Metric
 
-# What a trial without a finite score scores: worse than any that has one, and a number, for Optuna drops the others.
-WORST_ACCURACY = 0.0
-WORST_LOSS = 100.0
 # After so many choices in a row that had been made before there is nothing left to try.
 MOST_REPETITIONS = 100
 # Optuna's own number of random trials before TPE begins, and its own population, are meant for larger budgets.
@@ -79,23 +73,6 @@ def part(axis: Axis, chosen: Any) -> Values:
     return next(value for value in axis.values if _choice(axis.name, value) == chosen)
 
 
-def score(results: Sequence[CellResult], objective: Metric) -> float:
-    """The mean over a trial's complete cells of their scores on validation, always a finite number.
-
-    A cell scores what its chosen checkpoint does; one that ends with a single class predicted, what it ends with, and
-    one that ends without a number, the worst: what collapses is no good place to search on, however it began.
-    """
-    return fmean(_score(result, objective) for result in results)
-
-
-def _score(result: CellResult, objective: Metric) -> float:
-    collapsed = result.last is not None and result.last.majority_share == 1
-    epoch = result.last if collapsed else result.chosen
-    value = getattr(epoch, f"validation_{objective}", math.nan)
-    finite = math.isfinite(value) and result.stop_reason != "non-finite"
-    return float(value) if finite else WORST_ACCURACY if objective == "accuracy" else WORST_LOSS
-
-
 class Search:
     """All searches of one space. ``plan`` holds what they have chosen so far, and is on disk whenever it changes.
 
@@ -125,7 +102,7 @@ class Search:
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 results = [self._results[id_] for id_ in cells.get((group, trial.number), ())]
                 if results and all(result.state == "complete" for result in results):
-                    study.tell(trial.number, score(results, self.space.search.objective))
+                    study.tell(trial.number, trial_score(results, self.space.search.objective))
 
     @property
     def results(self) -> Sequence[CellResult]:
@@ -292,7 +269,7 @@ class Search:
         complete = all(result.state == "complete" for result in results)
         return optuna.trial.create_trial(
             state=TrialState.COMPLETE if complete else TrialState.RUNNING,
-            value=score(results, self.space.search.objective) if complete else None,
+            value=trial_score(results, self.space.search.objective) if complete else None,
             params=params,
             distributions=dict(self.choices),
             user_attrs={"cells": list(trial.cells)},

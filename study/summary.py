@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from study.budget import accounts
-from study.cells import CellResult, unfinished
+from study.cells import CellResult, trial_score, unfinished
 from study.plan import SHORT_NAMES, Plan, SettingValues, Trajectory, label
 from study.records import StudyFolder
 from study.space import Space
@@ -65,6 +65,29 @@ def budget_lines(space: Space, plan: Plan, results: Sequence[CellResult]) -> lis
         + ("; there are no other combinations" if account.share < 1 and not account.open else "")
         for account in found
     ]
+    return lines
+
+
+def best_lines(space: Space, plan: Plan, results: Sequence[CellResult]) -> list[str]:
+    """The best trial of each search so far, by what it was told to look for on validation."""
+    by_id = {result.cell.id: result for result in results}
+    lines = []
+    for group in dict.fromkeys(trial.group for trial in plan.trials if trial.cells):
+        found = [
+            (trial_score(ended, space.search.objective), trial.number, ended)
+            for trial in plan.trials
+            if trial.group == group
+            and (ended := [by_id[id_] for id_ in trial.cells])
+            and all(one.state == "complete" for one in ended)
+        ]
+        if found:
+            choose = max if space.search.objective == "accuracy" else min
+            score, number, ended = choose(found, key=lambda one: one[0])
+            name = ended[0].cell.name.rpartition(" · seed ")[0] or ended[0].cell.name
+            seeds = f"mean of {len(ended)} seeds" if len(ended) > 1 else "one seed"
+            lines.append(
+                f"best       trial {number}, validation {space.search.objective} {score:.3f} ({seeds}): {name}"
+            )
     return lines
 
 

@@ -18,12 +18,12 @@ import yaml
 from study_builder import StudyBuilder, ended
 
 from study.budget import accounts
-from study.cells import cell_results
+from study.cells import cell_results, trial_score
 from study.manifest import StudyError, describe, find_plan
 from study.plan import Plan, Trajectory
 from study.queue import Queue
 from study.records import StudyFolder
-from study.search import Search, score
+from study.search import Search
 from study.space import Space, read
 
 SPACE: Mapping[str, Any] = {
@@ -217,9 +217,9 @@ def test_a_collapsed_trial_scores_what_it_ends_with(tmp_path: Path) -> None:
     assert result.chosen is not None
     last = replace(result.last, majority_share=1.0, validation_accuracy=0.5)
     chosen = replace(result.chosen, validation_accuracy=0.8)
-    assert score([replace(result, last=result.last, chosen=chosen)], "accuracy") == 0.8
-    assert score([replace(result, last=last, chosen=chosen)], "accuracy") == 0.5
-    assert score([replace(result, last=None, chosen=None)], "accuracy") == 0.0
+    assert trial_score([replace(result, last=result.last, chosen=chosen)], "accuracy") == 0.8
+    assert trial_score([replace(result, last=last, chosen=chosen)], "accuracy") == 0.5
+    assert trial_score([replace(result, last=None, chosen=None)], "accuracy") == 0.0
 
 
 def test_a_trial_of_which_a_cell_failed_stays_open_and_is_told_when_it_is_mended(tmp_path: Path) -> None:
