@@ -122,9 +122,13 @@ def of_cell(
     history: Sequence[Record],
     folder: TrajectoryFolder,
     held: Mapping[str, str],
+    trial: int | None,
     unfinished: Unfinished,
 ) -> Wanted:
-    """What MLflow should hold of a cell; of its metrics, those that the run with the tags ``held`` lacks."""
+    """What MLflow should hold of a cell; of its metrics, those that the run with the tags ``held`` lacks.
+
+    ``trial`` is the number of the search's trial that chose it.
+    """
     cell, outcome = result.cell, result.outcome
     until = result.last.examples_seen if state == "complete" and result.last else math.inf
     records = [record for record in history if record.examples_seen <= until]
@@ -137,6 +141,8 @@ def of_cell(
         "chosen_epoch": str(result.chosen.epoch) if result.chosen else "none",
         "records": str(len(records)),
     }
+    if trial is not None:
+        tags["trial"] = str(trial)
     if outcome is not None:
         tags |= {"precision": outcome.precision, "device": outcome.device}
     tags["error"] = (outcome.error if outcome is not None else None) or ""

@@ -208,11 +208,12 @@ class Mirror:
             self._find_runs(manifest["id"])
         parent = self._run("study", manifest["id"], plan.study, start=manifest.get("created"), tags={})
         cells = {cell.id: cell for cell in plan.cells}
+        trials = {id_: trial.number for trial in plan.trials for id_ in trial.cells}
         for trajectory in plan.trajectories:
             folder = self.folder.trajectory(trajectory.id)
             now = (_stamps(folder.path, TRAJECTORY_FILES), trajectory.cells, unfinished)
             if now != self._seen.get(trajectory.id):
-                self._mirror_trajectory(trajectory, folder, cells, parent, manifest["id"], unfinished)
+                self._mirror_trajectory(trajectory, folder, cells, trials, parent, manifest["id"], unfinished)
                 self._seen[trajectory.id] = now
         states = [self._states[cell.id] for cell in plan.cells]
         whole = (stamps, _stamps(self.folder.path, ["report.html"]), states, unfinished)
@@ -225,6 +226,7 @@ class Mirror:
         trajectory: Trajectory,
         folder: TrajectoryFolder,
         cells: Mapping[str, Cell],
+        trials: Mapping[str, int],
         parent: _Held,
         study_id: str,
         unfinished: Unfinished,
@@ -247,6 +249,7 @@ class Mirror:
                 history=history,
                 folder=folder,
                 held=held.tags,
+                trial=trials.get(id_),
                 unfinished=unfinished,
             )
             self._bring(held, wanted)

@@ -122,6 +122,8 @@ def test_what_is_cut_is_named_and_goes_on_once_nothing_cuts_any_more(tmp_path: P
     assert_mirrored_once(study)
     told = {run.data.tags["cell"] for run in study.runs() if run.data.tags["stop_reason"] == "cut"}
     assert told == cut.keys()
+    numbers = {id_: str(trial.number) for trial in study.plan().trials for id_ in trial.cells}
+    assert {run.data.tags["cell"]: run.data.tags["trial"] for run in study.runs()} == numbers
     output = study.run("--set", "search.scheduler=none")
     assert f"{6 - len(cut)} of them done" in output
     whole = cell_results(study.results(), study.plan())
