@@ -1,6 +1,7 @@
 """Thousands of cells through the real tuner and a real MLflow server on PostgreSQL: nothing lost, and nothing grows."""
 
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ def run_watched(study: Study, uri: str) -> tuple[list[float], list[tuple[int, in
     """Run a study; returns when each trajectory ended, and the driver's memory in bytes by the number that had."""
     process = study.start("--tracking-uri", uri)
     driver = psutil.Process(process.pid)
+    printed: list[str] = []
+    reading = threading.Thread(target=lambda: printed.extend(process.stdout or ()))  # a full pipe holds up the driver
+    reading.start()
     folder = study.results().path / "trajectories"
     memory: list[tuple[int, int]] = []
     while process.poll() is None:
@@ -34,8 +38,8 @@ def run_watched(study: Study, uri: str) -> tuple[list[float], list[tuple[int, in
         ended = sum(1 for _ in folder.glob("*/outcome.json"))
         if ended:
             memory.append((ended, driver.memory_info().rss))
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
+    reading.join()
+    assert process.returncode == 0, "".join(printed[-50:])
     return sorted(path.stat().st_mtime for path in folder.glob("*/outcome.json")), memory
 
 
