@@ -261,19 +261,25 @@ class Search:
         return self._load(self._path)
 
     def _past(self, trial: Trial | None) -> FrozenTrial:
-        """A trial of the plan as Optuna shall remember it; one that the space no longer holds keeps its number only."""
+        """A trial of the plan as Optuna shall remember it.
+
+        One that the space no longer holds keeps its number only, and so does one beside the steps that a range has now.
+        """
         if trial is None or not trial.cells:
             return optuna.trial.create_trial(state=TrialState.FAIL)
         params = {axis.name: _chosen(axis, trial.settings) for axis in self.space.searched}
         results = [self._results[id_] for id_ in trial.cells]
         complete = all(result.state == "complete" for result in results)
-        return optuna.trial.create_trial(
-            state=TrialState.COMPLETE if complete else TrialState.RUNNING,
-            value=trial_score(results, self.space.search.objective) if complete else None,
-            params=params,
-            distributions=dict(self.choices),
-            user_attrs={"cells": list(trial.cells)},
-        )
+        try:
+            return optuna.trial.create_trial(
+                state=TrialState.COMPLETE if complete else TrialState.RUNNING,
+                value=trial_score(results, self.space.search.objective) if complete else None,
+                params=params,
+                distributions=dict(self.choices),
+                user_attrs={"cells": list(trial.cells)},
+            )
+        except ValueError:
+            return optuna.trial.create_trial(state=TrialState.FAIL)
 
 
 def _chosen(axis: Axis, settings: Mapping[str, Any]) -> Any:

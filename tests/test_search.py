@@ -345,6 +345,15 @@ def test_an_axis_is_added_that_holds_the_value_of_the_old_cells(study: Grown) ->
     assert [trial.params["weight_decay"] for trial in again.optuna("tiny-bert")[:5]] == [0.01] * 5
 
 
+def test_a_range_gets_other_steps(study: Grown) -> None:
+    session, how = study
+    again = grown(session, search={**how, "trials": 6}, axes={"batch_size": {"low": 8, "high": 64, "step": 8}})
+    new = again.finish()
+    assert len(new) == 2 * 2
+    assert all(trajectory.settings["batch_size"] % 8 == 0 for trajectory in new)
+    assert len(again.search.plan.cells) == 2 * 6 * 2
+
+
 def test_values_that_are_taken_out_take_their_trials_with_them_and_give_them_back(study: Grown) -> None:
     session, how = study
     again = grown(session, search=how, axes={"early_stopping": ["none"]})
