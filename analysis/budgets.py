@@ -172,7 +172,7 @@ def _caveats(
         )
     if cut := sum(any(result.stop_reason == "cut" for result in one.cells) for one in made):
         caveats.append(
-            f"{count(cut, 'trial')} of {len(made)} {'has' if cut == 1 else 'have'} a cell that the trial scheduler cut, "
+            f"{count(cut, 'trial')} of {len(made)} {'has' if cut == 1 else 'have'} a cell that the scheduler cut, "
             "and it counts with what it scored by then, which is what the search had of it."
         )
     if search_of(results).adaptive:

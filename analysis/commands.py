@@ -51,13 +51,16 @@ def longer_search(results: Results, purpose: str) -> Command:
 def paired(results: Results, keys: Sequence[str]) -> list[Command]:
     """A new study in which a random search tries the same configurations with each value of these settings.
 
-    Nothing where a grid does that anyhow, or where the study has no lists of these values.
+    Nothing where the study does that anyhow, or has no lists of these values.
     """
+    search = search_of(results)
     if not searching(results) or not set(keys) <= lists(results).keys():
         return []
-    per = dict.fromkeys([*search_of(results).per, *keys])
+    if search.method == "random" and set(keys) <= set(search.per):
+        return []
+    per = dict.fromkeys([*search.per, *keys])
     settings = {"name": f"{results.name}-paired", "search.method": "random", "search.per": f"[{', '.join(per)}]"}
-    if search_of(results).sampler is not None:
+    if search.sampler is not None:
         settings["search.sampler"] = "null"
     purpose = f"tries the same configurations with each {' and '.join(key.replace('_', ' ') for key in keys)}"
     return [change(results, purpose, settings)]

@@ -92,7 +92,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
 def _is_whole(run: Run) -> bool:
     """Whether it trained all that was planned, so that any rule's end is in it."""
     outcome = run.outcome
-    finished = outcome is not None and outcome.stop_reason != "stopped early"
+    finished = outcome is not None and outcome.stop_reason not in ("stopped early", "cut")
     return finished and len(run.epochs) > 1 and run.owner.chosen is not None
 
 

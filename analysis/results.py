@@ -95,8 +95,11 @@ class Run:
 
     @property
     def cut(self) -> bool:
-        """Whether a trial scheduler ended it: what would have become of it is not known."""
-        return self.outcome is not None and self.outcome.stop_reason == "cut"
+        """Whether a trial scheduler ended it: what would have become of it is not known.
+
+        One that was cut after the epoch at which it would have stopped by itself has lost nothing.
+        """
+        return self.owner.stop_reason == "cut"
 
     @property
     def scored(self) -> bool:

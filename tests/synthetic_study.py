@@ -15,8 +15,10 @@ from scipy.special import log_softmax
 from scipy.stats import norm
 
 from analysis.results import Results, assemble
+from study.document import parse
+from study.faults import Faults
 from study.manifest import describe
-from study.plan import Plan, SettingValues, Trajectory, make_plan
+from study.plan import Plan, SettingValues, Trajectory, Trial, make_plan
 from study.records import Epoch, Interval, Outcome, Predictions, Record, Split, StudyFolder
 from study.space import Space, read
 from study.stopping import Metric, Scores, best_epoch
@@ -84,6 +86,12 @@ def non_finite() -> Story:
     )
 
 
+def cut(accuracy: float = 0.7, *, epochs: int = 1) -> Story:
+    """Ended by a trial scheduler, healthy as it was."""
+    outcome = Outcome(status="complete", stop_reason="cut", epochs=epochs)
+    return replace(healthy(accuracy, epochs=epochs), outcome=outcome)
+
+
 Tell = Callable[[SettingValues, np.random.Generator], Story | None]
 
 
@@ -107,13 +115,19 @@ class Synthetic:
             cells=cells,
             runs=runs,
             folder=StudyFolder(Path("nowhere")),
+            space=parse(Faults(Path("made-up.yaml")), self.space.text, (), None),
             loaded=dict(self.predictions),
         )
 
-    def write(self, storage: Path) -> StudyFolder:
-        """The study as a folder in ``storage``, written by the functions that write real ones."""
+    def write_plan(self, storage: Path) -> StudyFolder:
+        """What the study is, before anything is trained."""
         folder = StudyFolder(storage / self.plan.study)
         describe(folder, self.space, self.plan, tracking_uri=None)
+        return folder
+
+    def write(self, storage: Path) -> StudyFolder:
+        """The study as a folder in ``storage``, written by the functions that write real ones."""
+        folder = self.write_plan(storage)
         for trajectory in self.plan.trajectories:
             if not self.records[trajectory.id] and self.outcomes[trajectory.id] is None:
                 continue
@@ -134,6 +148,22 @@ def plan_of(folder: Path, text: str) -> tuple[Space, Plan]:
     path.write_text(text)
     space = read(path)
     return space, make_plan(space)
+
+
+def search_of(
+    folder: Path, text: str, choices: Sequence[SettingValues] | Mapping[str, Sequence[SettingValues]]
+) -> tuple[Space, Plan]:
+    """The space of a search's ``text`` and its plan once it has made ``choices``, the same or those of each model."""
+    path = folder / "made-up.yaml"
+    path.write_text(text)
+    space = read(path)
+    trials = []
+    for group in space.groups():
+        chosen = choices[group["model"]] if isinstance(choices, Mapping) else choices
+        for number, choice in enumerate(chosen):
+            settings = {**space.fixed, **group, **choice}
+            trials.append(Trial(number=number, group="", settings=settings, cells=()))
+    return space, make_plan(space, trials)
 
 
 def make(space: Space, plan: Plan, tell: Tell, *, seed: int = 0) -> Synthetic:
