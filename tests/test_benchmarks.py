@@ -1,6 +1,7 @@
 """Benchmarks run, and count what they say that they count. How fast anything is, no test asks."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import torch
 
 from benchmarks.alternation import Rates, take_turns
 from benchmarks.contenders import WARM_UP_STEPS, Contender, Timing, Work
+from benchmarks.samplers import Searched
+from benchmarks.search import budgets, compared
 from benchmarks.workload import SHAPES, Shape, generated, make_model, training_flops
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,6 +73,45 @@ def test_cells_are_derived_and_counted() -> None:
     shown = run("-m", "benchmarks.study", "--parts", "derived", "cells", *STUDY, *axes)
     assert "all equal to the bit" in shown
     assert "ratio: " in shown
+
+
+SEARCH = ["--examples", "60", "--epochs", "1", "--set", "data.max_length=16", "--set", "batch_size=[8, 16]"]
+
+
+def test_both_samplers_search_with_the_same_budget() -> None:
+    shown = run("benchmarks/search.py", "--parts", "samplers", *SEARCH, "--trials", "5", "--repeats", "2")
+    for row in ("validation, best of 4", "validation, best of 5", "test, of the best of 5"):
+        assert row in shown
+    counted = re.search(r"(\d+) trajectories trained for (\d+) trials", shown)
+    assert counted is not None
+    trained, made = map(int, counted.groups())
+    assert made == 2 * 2 * 5
+    assert 10 < trained < made
+
+
+@pytest.mark.slow
+def test_searches_are_timed() -> None:
+    shown = run("-m", "benchmarks.search", "--parts", "speed", *SEARCH, "--trials", "3", "--threads", "1")
+    for name in ("| study.run, ", "| Optuna alone, this loop, ", "| Trainer.hyperparameter_search, float32"):
+        assert name in shown
+
+
+def test_validation_chooses_among_the_first_trials_and_test_has_no_part_in_it() -> None:
+    searches = {
+        "random": [Searched(validation=(0.5, 0.7, 0.9), test=(0.8, 0.6, 0.5), trained=3)] * 2,
+        "TPE": [
+            Searched(validation=(0.5, 0.8, 0.8), test=(0.8, 0.7, 0.9), trained=2),
+            Searched(validation=(0.5, 0.6, 0.7), test=(0.8, 0.9, 0.4), trained=2),
+        ],
+    }
+    assert budgets(15) == [1, 2, 4, 8, 15]
+    assert budgets(8) == [1, 2, 4, 8]
+    means = [compared(searches, validation=valid, trials=n) for valid, n in ((True, 2), (True, 3), (False, 3))]
+    assert [[cell.split()[0] for cell in row] for row in means] == [
+        ["0.700", "0.700", "+0.00"],
+        ["0.900", "0.750", "-15.00"],
+        ["0.500", "0.550", "+5.00"],
+    ]
 
 
 def test_turns_are_compared_within_a_turn() -> None:
