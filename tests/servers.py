@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,30 +22,28 @@ def postgres_program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def postgres(folder: Path, port: int) -> Iterator[str]:
-    """A PostgreSQL server with its data in ``folder``; gives the URI of its database."""
-    # It refuses to be root: what root starts, the package's own user runs.
+def postgres(log: Path, port: int) -> Iterator[str]:
+    """A PostgreSQL server that writes ``log``; gives the URI of its database."""
+    # It refuses to be root: what root starts, the package's own user runs, in a folder that lies where this user may
+    # look. pytest's does not: each session of pytest closes it again to everybody else.
     as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
     user = "postgres" if as_user else os.environ["USER"]
-    folder.mkdir()
-    if as_user:
-        shutil.chown(folder, "postgres", "postgres")
-        for parent in folder.parents[:3]:
-            if parent.stat().st_uid == os.getuid():
-                parent.chmod(parent.stat().st_mode | 0o011)
-    create = [*as_user, postgres_program("initdb"), "-D", str(folder), "-A", "trust", "-U", user, "--no-sync"]
-    subprocess.run(create, check=True, capture_output=True, cwd="/")
-    options = ["-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-    with (folder.parent / "postgres.log").open("wb") as log:
+    with tempfile.TemporaryDirectory(prefix="study-postgres-") as made, log.open("wb") as output:
+        folder = Path(made)
+        if as_user:
+            shutil.chown(folder, "postgres", "postgres")
+        create = [*as_user, postgres_program("initdb"), "-D", str(folder), "-A", "trust", "-U", user, "--no-sync"]
+        subprocess.run(create, check=True, capture_output=True, cwd="/")
+        options = ["-p", str(port), "-k", str(folder), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
         command = [*as_user, postgres_program("postgres"), "-D", str(folder), *options]
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
-    try:
-        ready = [postgres_program("pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
-        wait_until(lambda: subprocess.run(ready).returncode == 0)
-        yield f"postgresql+psycopg2://{user}@127.0.0.1:{port}/postgres"
-    finally:
-        process.terminate()
-        process.wait()
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd="/", start_new_session=True)
+        try:
+            ready = [postgres_program("pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-q"]
+            wait_until(lambda: subprocess.run(ready).returncode == 0)
+            yield f"postgresql+psycopg2://{user}@127.0.0.1:{port}/postgres"
+        finally:
+            process.terminate()
+            process.wait()
 
 
 class MlflowServer:

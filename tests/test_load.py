@@ -64,7 +64,7 @@ def check(study: Study, uri: str, cells: int) -> None:
 @pytest.fixture
 def server(tmp_path: Path, free_port: int) -> Iterator[MlflowServer]:
     """A server on PostgreSQL that answers."""
-    with postgres(tmp_path / "database", free_port) as store:
+    with postgres(tmp_path / "postgres.log", free_port) as store:
         made = MlflowServer(tmp_path, free_port + 1, store=store)
         try:
             made.start()
