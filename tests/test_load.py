@@ -1,5 +1,6 @@
 """Thousands of cells through the real tuner and a real MLflow server on PostgreSQL: nothing lost, and nothing grows."""
 
+import contextlib
 import statistics
 import threading
 import time
@@ -26,19 +27,21 @@ def trivial(folder: Path, cells: int) -> Study:
 
 def run_watched(study: Study, uri: str) -> tuple[list[float], list[tuple[int, int]]]:
     """Run a study; returns when each trajectory ended, and the driver's memory in bytes by the number that had."""
-    process = study.start("--tracking-uri", uri)
-    driver = psutil.Process(process.pid)
-    printed: list[str] = []
-    reading = threading.Thread(target=lambda: printed.extend(process.stdout or ()))  # a full pipe holds up the driver
-    reading.start()
     folder = study.results().path / "trajectories"
     memory: list[tuple[int, int]] = []
-    while process.poll() is None:
-        time.sleep(1.0)
-        ended = sum(1 for _ in folder.glob("*/outcome.json"))
-        if ended:
-            memory.append((ended, driver.memory_info().rss))
-    reading.join()
+    printed: list[str] = []
+    with study.start("--tracking-uri", uri) as process:
+        driver = psutil.Process(process.pid)
+        # A full pipe would hold up the driver.
+        reading = threading.Thread(target=lambda: printed.extend(process.stdout or ()))
+        reading.start()
+        while process.poll() is None:
+            time.sleep(1.0)
+            ended = sum(1 for _ in folder.glob("*/outcome.json"))
+            if ended:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    memory.append((ended, driver.memory_info().rss))
+        reading.join()
     assert process.returncode == 0, "".join(printed[-50:])
     return sorted(path.stat().st_mtime for path in folder.glob("*/outcome.json")), memory
 

@@ -12,7 +12,7 @@ import yaml
 from synthetic_study import Story, Synthetic, Tell, collapsing, cut, healthy, make, non_finite, search_of
 
 from analysis import tuning
-from analysis.answer import Answer, Table
+from analysis.answer import Answer, Estimate, Table
 from analysis.budgets import equal_budgets
 from analysis.findings import QUESTIONS, find
 from analysis.markdown import markdown
@@ -169,6 +169,17 @@ def test_a_cut_run_has_not_ended_and_is_counted_apart(tmp_path: Path) -> None:
     assert everything is not None
     cells = [row[everything.columns.index("cells")] for row in everything.rows]
     assert cells.count("2 of 3, 1 cut") == 6
+
+
+def test_scores_of_cut_cells_are_in_no_condition_s_mean(tmp_path: Path) -> None:
+    results = study(tmp_path, lambda s, rng: healthy(0.7) if s["seed"] else cut(0.99), ASHA).results()
+    opening = find(results).overview
+    assert opening.everything is not None
+    for one in (opening.main, opening.everything):
+        for row in one.rows:
+            accuracy = row[one.columns.index("test accuracy")]
+            assert isinstance(accuracy, Estimate)
+            assert accuracy.value < 0.8
 
 
 def test_a_run_that_would_have_stopped_where_it_was_cut_has_ended(tmp_path: Path) -> None:
