@@ -179,7 +179,7 @@ def test_scores_of_cut_cells_are_in_no_condition_s_mean(tmp_path: Path) -> None:
         for row in one.rows:
             accuracy = row[one.columns.index("test accuracy")]
             assert isinstance(accuracy, Estimate)
-            assert accuracy.value < 0.8
+            assert accuracy.value < 0.75
 
 
 def test_a_run_that_would_have_stopped_where_it_was_cut_has_ended(tmp_path: Path) -> None:
