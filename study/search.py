@@ -254,6 +254,9 @@ class Search:
             old.unlink(missing_ok=True)
         for group, study in self._load(part_, create=True).items():
             study.set_user_attr("axes", dict(described))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that names are experimental
+                study.set_metric_names([f"validation {self.space.search.objective}"])
             trials = {trial.number: trial for trial in self.plan.trials if trial.group == group}
             for number in range(max(trials, default=-1) + 1):
                 study.add_trial(self._past(trials.get(number)))
