@@ -79,6 +79,7 @@ class _Watch(TrialProgressCallback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trajectory has come to its end, was cut, or has saved itself to go on later."""
+        _forget_metrics(trial)
         if self.folder.stop_file.exists():
             return
         trajectory = self.folder.trajectory(_id(trial))
@@ -89,6 +90,7 @@ class _Watch(TrialProgressCallback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trial has failed as often as it may."""
+        _forget_metrics(trial)
         error, trajectory = trial.get_error(), self.folder.trajectory(_id(trial))
         text = Path(trial.error_file).read_text() if trial.error_file else str(error)
         log = trajectory.path / "error.log"
@@ -106,6 +108,12 @@ class _Watch(TrialProgressCallback):
             self.waiting_for, self.until = running, time.monotonic() + SAVE_WITHIN_SECONDS
         if not self.waiting_for & running or time.monotonic() > self.until:
             raise Interrupted
+
+
+def _forget_metrics(trial: Trial) -> None:
+    """Tune keeps the last values of each metric of each trial, some 30 KB; nobody reads those of one that has ended."""
+    trial.run_metadata.metric_n_steps = {}
+    trial.run_metadata.metric_analysis = {}
 
 
 def _id(trial: Trial) -> str:
