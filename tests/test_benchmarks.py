@@ -78,6 +78,7 @@ def test_cells_are_derived_and_counted() -> None:
 SEARCH = ["--examples", "60", "--epochs", "1", "--set", "data.max_length=16", "--set", "batch_size=[8, 16]"]
 
 
+@pytest.mark.slow
 def test_both_samplers_search_with_the_same_budget() -> None:
     shown = run("benchmarks/search.py", "--parts", "samplers", *SEARCH, "--trials", "5", "--repeats", "2")
     for row in ("validation, best of 4", "validation, best of 5", "test, of the best of 5"):

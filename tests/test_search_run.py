@@ -82,10 +82,16 @@ def kill_drivers(study: Study, *, times: int, seed: int) -> None:
     wait_until(lambda: not any(one.is_running() for one in left))
 
 
-def test_a_search_is_killed_and_ended_and_grows(tmp_path: Path) -> None:
+def test_a_search_is_killed_and_ends(tmp_path: Path) -> None:
     study = make_study(tmp_path / "killed", method="optuna", trials=2)
     kill_drivers(study, times=1, seed=0)
     assert_whole(study, 2)
+
+
+@pytest.mark.slow
+def test_a_search_grows(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "grown", method="optuna", trials=2)
+    study.run()
     before = study.histories()
     output = study.run("--set", "search.trials=3")
     assert "search     Optuna's TPE, seed 0: 3 trials for each model, each trial with 2 seeds" in output
