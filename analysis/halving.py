@@ -27,7 +27,7 @@ from study.stopping import gain
 FACTORS = (2, 3, 4)
 GRACE_EPOCHS = 1
 FEWEST_RUNS = 6
-ORDERS = 200
+ORDERS = 100
 
 METHODS = (
     (
@@ -112,8 +112,9 @@ def halve_in_turn(
     """The same if the runs train one after the other, in this ``order`` (ASHA: Li et al. 2020, as Ray cuts)."""
     cut: list[int | None] = [None] * len(gains)
     seen: dict[int, list[float]] = {}
+    passed = {epochs: rungs(epochs, grace=grace, factor=factor) for epochs in set(map(len, gains))}
     for i in order:
-        for rung in rungs(len(gains[i]), grace=grace, factor=factor):
+        for rung in passed[len(gains[i])]:
             before, own = seen.setdefault(rung, []), gains[i][rung - 1]
             worse = bool(before) and own < _quantile(before, 1 - 1 / factor)
             insort(before, own)
