@@ -11,24 +11,16 @@ from typing import Any
 from analysis.answer import Table, Value
 from analysis.results import Results
 from analysis.wording import count, listed
-from study.cells import CellResult
+from study.cells import WORST_ACCURACY, WORST_LOSS, CellResult
 from study.plan import SettingValues, label
 from study.ranges import RANGE_KEYS, Range
 from study.settings import Search
 
-METHODS = {
-    "random": "random search",
-    "tpe": "Optuna's TPE",
-    "cmaes": "Optuna's CMA-ES",
-    "nsga2": "Optuna's NSGA-II",
-}
 SCHEDULERS = {
     "asha": "asynchronous successive halving (ASHA, Li et al. 2020)",
     "median": "the median stopping rule (Golovin et al. 2017)",
 }
 MOST_ROWS = 200
-# What a cell without a finite loss counts as: worse than any that has one.
-WORST_LOSS = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +116,7 @@ def worth(results: Results, cells: Sequence[CellResult]) -> float:
     objective = search_of(results).objective
     scores = [getattr(result.chosen, f"validation_{objective}", math.nan) for result in cells]
     if objective == "accuracy":
-        return fmean(score if math.isfinite(score) else 0.0 for score in scores)
+        return fmean(score if math.isfinite(score) else WORST_ACCURACY for score in scores)
     return -fmean(score if math.isfinite(score) else WORST_LOSS for score in scores)
 
 
@@ -149,11 +141,6 @@ def amount(value: float, unit: str) -> str:
     return count(round(value), unit.removesuffix("s"))
 
 
-def method_words(search: Search) -> str:
-    """Who chose."""
-    return METHODS[(search.sampler or "tpe") if search.adaptive else "random"]
-
-
 def how_chosen(results: Results) -> list[str]:
     """How the cells were chosen, in sentences."""
     search = search_of(results)
@@ -168,7 +155,7 @@ def how_chosen(results: Results) -> list[str]:
         parts = [f"{group} {amount(spent(trials, unit), unit)}" for group, trials in groups.items()]
         said = [
             (
-                f"Chosen by {method_words(search)} for the {'highest' if search.objective == 'accuracy' else 'lowest'} "
+                f"Chosen by {search.chooser} for the {'highest' if search.objective == 'accuracy' else 'lowest'} "
                 f"{search.objective} on validation (search seed {search.seed}): {amount(budget, unit)} {each}, "
                 f"{count(seeds, 'seed')} each. Spent so far: {listed(parts) or 'nothing'}."
             )

@@ -19,7 +19,7 @@ from analysis.halving import halving_caveat, halving_table
 from analysis.importance import importance
 from analysis.multibootstrap import MultiBootstrap, example_weights, multibootstrap
 from analysis.results import Floats, Results
-from analysis.searches import method_words, search_of, searching
+from analysis.searches import search_of, searching
 from analysis.wording import difference, listed, p_value, points
 
 QUESTION = "Which model is better when each is tuned?"
@@ -103,7 +103,7 @@ def _methods(results: Results, budget: Budget) -> list[str]:
     return [
         (
             f"Budgets are equal: {budget.told}, complete ones alone, in the order of their numbers. "
-            f"They were chosen by {method_words(search)}, and are {paired}. The trial of the {metric} over seeds on "
+            f"They were chosen by {search.chooser}, and are {paired}. The trial of the {metric} over seeds on "
             "validation is scored on test once; since test had no part in the choice, the comparison of the chosen "
             "ones needs no correction for the search."
         ),

@@ -61,13 +61,14 @@ def accounts(space: Space, plan: Plan, results: Sequence[CellResult]) -> list[Ac
 def _costs(unit: str, results: Sequence[CellResult]) -> dict[str, float]:
     """What each trajectory costs, by its id: the most of its cells."""
     costs: dict[str, float] = {}
-    running: list[str] = []
+    running: set[str] = set()
     for result in results:
         id_, outcome = result.cell.trajectory, result.outcome
         if unit == "gpu_hours":
             ended = outcome is not None and outcome.status == "complete"
             costs[id_] = outcome.train_seconds * outcome.gpus / 3600 if ended and outcome else 0.0
-            running += [] if ended else [id_]
+            if not ended:
+                running.add(id_)
         else:
             done = result.state == "complete" and result.last is not None
             examples = result.last.examples_seen if done and result.last else result.cell.examples

@@ -74,24 +74,24 @@ class PerGroup(FIFOScheduler):
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         """Called when a trial is made."""
-        self.of(_id(trial)).on_trial_add(tune_controller, trial)
+        self.of(trajectory_of(trial)).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Whether a trial goes on after this epoch; there is nothing to cut after its last."""
-        decision = self.of(_id(trial)).on_trial_result(tune_controller, trial, result)
+        decision = self.of(trajectory_of(trial)).on_trial_result(tune_controller, trial, result)
         return decision if result["epoch"] < trial.config["trajectory"]["epochs"] else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         """Called when a trial has ended."""
-        self.of(_id(trial)).on_trial_complete(tune_controller, trial, result)
+        self.of(trajectory_of(trial)).on_trial_complete(tune_controller, trial, result)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """Called when a trial has failed."""
-        self.of(_id(trial)).on_trial_error(tune_controller, trial)
+        self.of(trajectory_of(trial)).on_trial_error(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         """Called when a trial is taken away before it began."""
-        self.of(_id(trial)).on_trial_remove(tune_controller, trial)
+        self.of(trajectory_of(trial)).on_trial_remove(tune_controller, trial)
 
 
 def groups(plan: Plan) -> Mapping[str, str]:
@@ -117,5 +117,6 @@ class _Past:
         self.trial_id = f"past-{trajectory}"
 
 
-def _id(trial: Trial) -> str:
+def trajectory_of(trial: Trial) -> str:
+    """The id of the trajectory that a trial is."""
     return Path(trial.config["trajectory"]["folder"]).name

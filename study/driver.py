@@ -38,13 +38,14 @@ def run(space: Space, plan: Plan, folder: StudyFolder, storage: Path, options: O
     if not console.is_terminal:
         console.width = WIDTH_OF_A_LOG
     cutting = space.search.scheduler is not None
-    left = unfinished(plan, cell_results(folder, plan), cutting=cutting)
+    results = cell_results(folder, plan)
+    left = unfinished(plan, results, cutting=cutting)
     console.print(
         f"study {plan.study}: {len(plan.cells):,} cells in {len(plan.trajectories):,} trajectories, "
         f"{len(plan.trajectories) - len(left):,} of them done"
     )
     if space.searching:
-        console.print("\n".join(budget_lines(space, plan, cell_results(folder, plan))), soft_wrap=True)
+        console.print("\n".join(budget_lines(space, plan, results)), soft_wrap=True)
     stopped = False
     with Signals(folder, console.print) as signals:
         models = [model for model in space.identities if model != "data"]

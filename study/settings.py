@@ -211,6 +211,12 @@ class Search(Section):
         return self.method == "optuna"
 
     @property
+    def chooser(self) -> str:
+        """Who chooses, in words."""
+        samplers = {"tpe": "Optuna's TPE", "cmaes": "Optuna's CMA-ES", "nsga2": "Optuna's NSGA-II"}
+        return samplers[self.sampler or "tpe"] if self.adaptive else "random search"
+
+    @property
     def budget(self) -> tuple[str, float]:
         """What is counted, and how much of it each search has."""
         return next((key, value) for key in BUDGETS if (value := getattr(self, key)) is not None)

@@ -18,7 +18,6 @@ from study.space import Space
 
 # More cells than this are shown by condition, over their seeds.
 MOST_ROWS = 40
-SAMPLERS = {"tpe": "Optuna's TPE", "cmaes": "Optuna's CMA-ES", "nsga2": "Optuna's NSGA-II"}
 
 
 def describe_plan(space: Space, plan: Plan, results: Sequence[CellResult], folder: str) -> str:
@@ -48,11 +47,10 @@ def budget_lines(space: Space, plan: Plan, results: Sequence[CellResult]) -> lis
     """What a search does, with which budget, and what of it is spent."""
     search, found = space.search, accounts(space, plan, results)
     unit, budget = search.budget
-    how = SAMPLERS[search.sampler or "tpe"] if search.adaptive else "random search"
     seeds = next((len(axis.values) for axis in space.axes if axis.name == "seed"), 1)
     each = f" for each {' and '.join(search.per)}" if search.per else ""
     trained = f"each trial with {seeds} {'seed' if seeds == 1 else 'seeds'}"
-    lines = [f"search     {how}, seed {search.seed}: {_amount(unit, budget)}{each}, {trained}"]
+    lines = [f"search     {search.chooser}, seed {search.seed}: {_amount(unit, budget)}{each}, {trained}"]
     if unit == "trials":
         cells = int(budget) * seeds * len(found)
         most = max(_examples(space), default=0) * cells

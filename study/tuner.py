@@ -22,6 +22,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from study.cutting import trajectory_of
 from study.plan import Trajectory
 from study.records import Outcome, StudyFolder, TrajectoryFolder, write_atomically
 from study.settings import Run
@@ -69,35 +70,35 @@ class _Watch(TrialProgressCallback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called before a trial's first step, and again when it goes on after a failure."""
-        self.view.started(_id(trial))
+        self.view.started(trajectory_of(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Called after each epoch."""
-        self.view.reported(_id(trial), result)
+        self.view.reported(trajectory_of(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trajectory has come to its end, was cut, or has saved itself to go on later."""
         _forget_metrics(trial)
         if self.folder.stop_file.exists():
             return
-        trajectory = self.folder.trajectory(_id(trial))
+        trajectory = self.folder.trajectory(trajectory_of(trial))
         cut = trajectory.outcome() is None  # it waits, after an epoch, to be told to go on, and is not
         if cut:
             _write_cut(trajectory)
-        self.view.ended(_id(trial), error=None, cut=cut)
+        self.view.ended(trajectory_of(trial), error=None, cut=cut)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trial has failed as often as it may."""
         _forget_metrics(trial)
-        error, trajectory = trial.get_error(), self.folder.trajectory(_id(trial))
+        error, trajectory = trial.get_error(), self.folder.trajectory(trajectory_of(trial))
         text = Path(trial.error_file).read_text() if trial.error_file else str(error)
         log = trajectory.path / "error.log"
         write_atomically(log, text.encode())
         reason = f"{_reason(error, text)} (tried {_times(trial.num_failures)})"
         trajectory.write_outcome(Outcome(status="failed", error=reason, log=str(log)))
-        self.view.ended(_id(trial), error=reason)
+        self.view.ended(trajectory_of(trial), error=reason)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Called several times a second."""
@@ -114,10 +115,6 @@ def _forget_metrics(trial: Trial) -> None:
     """Tune keeps the last values of each metric of each trial, some 30 KB; nobody reads those of one that has ended."""
     trial.run_metadata.metric_n_steps = {}
     trial.run_metadata.metric_analysis = {}
-
-
-def _id(trial: Trial) -> str:
-    return Path(trial.config["trajectory"]["folder"]).name
 
 
 def _reason(error: Exception | None, text: str) -> str:
@@ -238,7 +235,7 @@ def train(
             num_samples=1 if search is None else -1,
             scheduler=scheduler,
             trial_name_creator=lambda trial: str(trial.config["trajectory"]["name"]),
-            trial_dirname_creator=_id,
+            trial_dirname_creator=trajectory_of,
         ),
         run_config=tune.RunConfig(
             name="tune",
