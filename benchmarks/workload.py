@@ -120,13 +120,13 @@ def training_flops(shape: Shape, lengths: npt.NDArray[Any], *, first_position: b
 
     Two for each multiplication and addition of a matrix product; a backward pass takes twice a forward one (Kaplan et
     al. 2020, "Scaling laws for neural language models", section 2.1, with attention's products added). With
-    ``first_position``, the last layer computes its output for that one position, and keys and values for all.
+    ``first_position``, the last layer's weights are used for that one position, and each head looks at all.
     """
     tokens = np.asarray(lengths, dtype=np.float64)
     width = shape.width
     weights = 12 * width * width
     whole = 2 * weights * tokens + 4 * width * tokens**2
-    last = 2 * (2 * width * width) * tokens + 2 * (weights - 2 * width * width) + 4 * width * tokens
+    last = 2 * weights + 4 * (width // 64) * width * tokens
     head = 2 * width * width + 2 * width * CLASSES
     forward = (shape.layers - 1) * whole + (last if first_position else whole) + head
     return 3 * float(forward.mean())

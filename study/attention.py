@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from torch.nn import functional
 from transformers.masking_utils import sdpa_mask
 
@@ -44,6 +45,38 @@ def attend(
             scores += _added(mask, scores.dtype)
         shares = torch.softmax(scores, dim=-1)
         return (drop(shares, dropout) if dropout else shares) @ value
+
+
+def attend_from_first(
+    states: torch.Tensor,
+    query: nn.Linear,
+    key: nn.Linear,
+    value: nn.Linear,
+    mask: torch.Tensor | None,
+    *,
+    heads: int,
+    dropout: float,
+) -> torch.Tensor:
+    """What the first position of ``states`` ``[n, length, width]`` attends to ``[n, 1, heads x head width]``.
+
+    One query needs no keys and no values: its product with ``key`` of a state is that of the query through ``key``'s
+    weights with the state itself, and a mean of values is ``value`` of the mean of states (products are associative).
+    ``mask`` as in :func:`attend`, ``[n, 1, 1, length]``.
+    """
+    asked = query(states[:, 0]).unflatten(-1, (heads, -1)).transpose(0, 1)  # [heads, n, head width]
+    through = (asked @ key.weight.unflatten(0, (heads, -1))).transpose(0, 1)  # [n, heads, width]
+    # The key's bias adds the same to all scores of a head, which the softmax takes away again: its gradient is zero.
+    scores = through @ states.transpose(1, 2) + (asked * key.bias.view(heads, 1, -1)).sum(-1).t()[..., None]
+    scores = scores * (query.out_features // heads) ** -0.5
+    if mask is not None:
+        scores = scores + _added(mask[:, 0], scores.dtype)
+    shares = torch.softmax(scores, dim=-1)
+    if dropout:
+        shares = drop(shares, dropout)
+    mean = (shares @ states).transpose(0, 1)  # [heads, n, width]
+    context = mean @ value.weight.unflatten(0, (heads, -1)).transpose(1, 2)
+    context = context + shares.sum(-1).t()[..., None] * value.bias.view(heads, 1, -1)
+    return context.transpose(0, 1).flatten(1)[:, None]
 
 
 def _added(mask: torch.Tensor, kind: torch.dtype) -> torch.Tensor:

@@ -23,7 +23,7 @@ import transformers
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from study.attention import attend, use_attention
+from study.attention import attend_from_first, use_attention
 from study.dropout import replace_dropout
 
 # What cannot be used is told by who calls; the library would print tables and warnings beside it.
@@ -214,18 +214,16 @@ def _first_position_layer(
 ) -> torch.Tensor:
     """The layer's output ``[n, 1, width]`` at the first position of ``hidden_states`` ``[n, length, width]``."""
     attention = layer.attention.self
-    first = hidden_states[:, :1]
-    query, key, value = (
-        projection(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
-        for projection, states in (
-            (attention.query, first),
-            (attention.key, hidden_states),
-            (attention.value, hidden_states),
-        )
+    context = attend_from_first(
+        hidden_states,
+        attention.query,
+        attention.key,
+        attention.value,
+        None if attention_mask is None else attention_mask[..., :1, :],
+        heads=attention.num_attention_heads,
+        dropout=attention.dropout.p if layer.training else 0.0,
     )
-    mask = None if attention_mask is None else attention_mask[..., :1, :]
-    context = attend(query, key, value, mask, dropout=attention.dropout.p if layer.training else 0.0)
-    attended = layer.attention.output(context.transpose(1, 2).flatten(2), first)
+    attended = layer.attention.output(context, hidden_states[:, :1])
     output: torch.Tensor = layer.feed_forward_chunk(attended)
     return output
 
