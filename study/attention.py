@@ -64,7 +64,7 @@ def attend_from_first(
     ``mask`` as in :func:`attend`, ``[n, 1, 1, length]``.
     """
     asked = query(states[:, 0]).unflatten(-1, (heads, -1)).transpose(0, 1)  # [heads, n, head width]
-    through = (asked @ key.weight.unflatten(0, (heads, -1))).transpose(0, 1)  # [n, heads, width]
+    through = (asked @ key.weight.view(heads, -1, key.in_features)).transpose(0, 1)  # [n, heads, width]
     # The key's bias adds the same to all scores of a head, which the softmax takes away again: its gradient is zero.
     scores = through @ states.transpose(1, 2) + (asked * key.bias.view(heads, 1, -1)).sum(-1).t()[..., None]
     scores = scores * (query.out_features // heads) ** -0.5
@@ -74,9 +74,9 @@ def attend_from_first(
     if dropout:
         shares = drop(shares, dropout)
     mean = (shares @ states).transpose(0, 1)  # [heads, n, width]
-    context = mean @ value.weight.unflatten(0, (heads, -1)).transpose(1, 2)
+    context = mean @ value.weight.view(heads, -1, value.in_features).transpose(1, 2)
     context = context + shares.sum(-1).t()[..., None] * value.bias.view(heads, 1, -1)
-    return context.transpose(0, 1).flatten(1)[:, None]
+    return context.transpose(0, 1).reshape(len(states), 1, -1)
 
 
 def _added(mask: torch.Tensor, kind: torch.dtype) -> torch.Tensor:

@@ -25,8 +25,10 @@ def drop(x: torch.Tensor, probability: float) -> torch.Tensor:
     if x.device.type != "cpu" or not 0 < left_out < LEVELS or torch.compiler.is_compiling():
         return functional.dropout(x, probability)
     words = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= left_out - LEVELS // 2
-    return x * kept.to(x.dtype).mul_(LEVELS / (LEVELS - left_out))
+    numbers = words.view(torch.int16)[: x.numel()].view(x.shape)
+    # 1 or 0 in the type they are multiplied in: a boolean would be read and written once more.
+    kept = torch.ge(numbers, left_out - LEVELS // 2, out=torch.empty(x.shape, dtype=x.dtype))
+    return x * kept.mul_(LEVELS / (LEVELS - left_out))
 
 
 class Dropout(nn.Dropout):
