@@ -144,7 +144,11 @@ def _train(
         write_configs(folder, now, trajectories, space=space, encoded=encoded, auto_precision=precision_, gpus=gpus)
 
     search = Search(space, plan, folder) if space.searching else None
-    scheduler = _scheduler(space, folder, lambda: search.plan if search is not None else plan)
+
+    def train_some(some: Sequence[Trajectory] | Queue, *, cutting: bool = True) -> None:
+        now = _scheduler(space, folder, lambda: search.plan if search is not None else plan) if cutting else None
+        train(folder, some, run, progress, signals, scheduler=now)
+
     with Progress(left, console) as progress:
         if search is not None:
 
@@ -153,12 +157,13 @@ def _train(
                 lay_out([trajectory], {trajectory.id: share})
                 progress.add(trajectory)
 
-            train(folder, Queue(search, begin), run, progress, signals, scheduler=scheduler)
+            train_some(Queue(search, begin))
         elif sharing_gpus:
-            _train_sharing(plan, folder, left, lay_out, lambda some: train(folder, some, run, progress, signals))
+            # A trajectory that is cut tells nothing of what it used.
+            _train_sharing(plan, folder, left, lay_out, lambda some: train_some(some, cutting=False), train_some)
         else:
             lay_out(left)
-            train(folder, left, run, progress, signals, scheduler=scheduler)
+            train_some(left)
 
 
 def _precisions(space: Space, left: Sequence[Trajectory]) -> set[str]:
@@ -183,20 +188,21 @@ def _train_sharing(
     folder: StudyFolder,
     left: Sequence[Trajectory],
     lay_out: Callable[[Sequence[Trajectory], Mapping[str, float]], None],
-    train_some: Callable[[Sequence[Trajectory]], None],
+    train_alone: Callable[[Sequence[Trajectory]], None],
+    train_together: Callable[[Sequence[Trajectory]], None],
 ) -> None:
     """Train with as many trajectories to a GPU as those were seen to need that had one to themselves."""
     known = _known(folder, plan)
     measured = first_of_each_kind(left, known)
     if measured:
         lay_out(measured, {trajectory.id: 1.0 for trajectory in measured})
-        train_some(measured)
+        train_alone(measured)
         known |= _known(folder, plan)
     done = {trajectory.id for trajectory in measured}
     rest = [trajectory for trajectory in left if trajectory.id not in done]
     if rest:
         lay_out(rest, {trajectory.id: 1 / known.get(kind(trajectory), 1) for trajectory in rest})
-        train_some(rest)
+        train_together(rest)
 
 
 def _share(folder: StudyFolder, plan: Plan, trajectory: Trajectory) -> float:

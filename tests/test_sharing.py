@@ -76,3 +76,18 @@ def test_a_gpu_whose_use_cannot_be_measured_is_not_shared(tmp_path: Path, free_p
     assert [result.state for result in cell_results(study.results(), study.plan())] == ["complete"] * 3
     lines = [line for line in output.splitlines() if line.endswith("  started") or "  done, " in line]
     assert ["done" if "  done, " in line else "started" for line in lines] == ["started", "done"] * 3
+
+
+@pytest.mark.faults
+def test_a_grid_is_cut_once_its_use_of_a_gpu_is_measured(tmp_path: Path, free_port: int) -> None:
+    """The trajectory that is measured runs to its end, and others are compared with it."""
+    study = Study(tmp_path / "gpu")
+    del study.space["fixed"]["learning_rate"]
+    study.space["axes"] = {"model": ["tiny-bert"], "learning_rate": [1e-6, 1e-2, 2e-2]}
+    study.space["search"] = {"objective": "loss", "scheduler": {"name": "asha", "reduction_factor": 2}}
+    with cluster(tmp_path, free_port) as nodes:
+        nodes.add("--num-cpus=2", "--num-gpus=1")
+        study.run("--address", nodes.address)
+    results = cell_results(study.results(), study.plan())
+    reasons = {result.cell.settings["learning_rate"]: result.stop_reason for result in results}
+    assert reasons == {1e-6: "epochs exhausted", 1e-2: "cut", 2e-2: "cut"}
