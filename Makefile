@@ -37,13 +37,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 quickstart: $(INSTALLED) ## a small study on built-in models and data, under 3 minutes
 	@.venv/bin/python -m study.run --space search_spaces/quickstart.yaml
 
-test: $(INSTALLED) ## the tests, but for the slow ones and those that break things
-	@$(PYTEST) -m "not slow and not faults" $(PYTEST_ARGS)
+test: $(INSTALLED) ## the tests, but for the slow ones
+	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(INSTALLED) ## every test
 	@$(PYTEST) $(PYTEST_ARGS)
 
-test-faults: $(INSTALLED) ## the tests that kill processes and take servers away
+test-faults: $(INSTALLED) ## those that kill processes and take servers away, the slow ones too
 	@$(PYTEST) -m faults $(PYTEST_ARGS)
 
 check: $(INSTALLED) ## format, lint and types

@@ -18,6 +18,8 @@ from study_process import Study, assert_same_records
 
 from study.cells import cell_results
 
+pytestmark = pytest.mark.faults
+
 EPOCHS = 30
 
 
@@ -66,7 +68,7 @@ def kill_workers(study: Study, *, times: int, seed: int) -> None:
     assert killed == times, "the study was over too soon"
 
 
-@pytest.mark.parametrize(("times", "seed"), [(2, 0), pytest.param(20, 1, marks=pytest.mark.faults)])
+@pytest.mark.parametrize(("times", "seed"), [(2, 0), pytest.param(20, 1, marks=pytest.mark.slow)])
 def test_workers_that_are_killed_change_nothing(undisturbed: Study, tmp_path: Path, times: int, seed: int) -> None:
     study = make_study(tmp_path / "killed")
     kill_workers(study, times=times, seed=seed)
@@ -94,7 +96,7 @@ def kill_drivers(study: Study, *, times: int, seed: int) -> None:
     wait_until(lambda: not any(one.is_running() for one in left))
 
 
-@pytest.mark.parametrize(("times", "seed"), [(1, 4), pytest.param(10, 3, marks=pytest.mark.faults)])
+@pytest.mark.parametrize(("times", "seed"), [(1, 4), pytest.param(10, 3, marks=pytest.mark.slow)])
 def test_a_driver_that_is_killed_loses_nothing(undisturbed: Study, tmp_path: Path, times: int, seed: int) -> None:
     study = make_study(tmp_path / "killed")
     kill_drivers(study, times=times, seed=seed)
@@ -132,7 +134,7 @@ def server(tmp_path: Path, free_port: int) -> Iterator[MlflowServer]:
     made.kill()
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_server_that_dies_does_not_hold_up_the_study_and_gets_everything_later(
     undisturbed: Study, tmp_path: Path, server: MlflowServer
 ) -> None:
@@ -189,7 +191,6 @@ def two_nodes(tmp_path: Path, free_port: int) -> Iterator[Cluster]:
         yield made
 
 
-@pytest.mark.faults
 def test_a_node_that_is_lost_takes_nothing_with_it(undisturbed: Study, tmp_path: Path, two_nodes: Cluster) -> None:
     study = make_study(tmp_path / "two nodes")
     process = study.start("--address", two_nodes.address)
@@ -202,7 +203,6 @@ def test_a_node_that_is_lost_takes_nothing_with_it(undisturbed: Study, tmp_path:
     assert_mirrored_once(study)
 
 
-@pytest.mark.faults
 @pytest.mark.namespaces
 def test_storage_that_a_node_does_not_see_is_refused(tmp_path: Path, free_port: int) -> None:
     study = Study(tmp_path / "unshared")
@@ -217,7 +217,7 @@ def test_storage_that_a_node_does_not_see_is_refused(tmp_path: Path, free_port: 
     assert not study.histories()
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.namespaces
 def test_a_full_disk_is_told_of_and_the_study_goes_on_once_there_is_room(undisturbed: Study, tmp_path: Path) -> None:
     study = make_study(tmp_path / "full")
@@ -237,7 +237,7 @@ def test_a_full_disk_is_told_of_and_the_study_goes_on_once_there_is_room(undistu
     assert_same_records(study, undisturbed)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_what_always_fails_is_tried_as_often_as_the_space_says(tmp_path: Path) -> None:
     study = Study(tmp_path / "failing")
     study.space["axes"] = {"model": ["tiny-bert"]}

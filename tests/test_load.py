@@ -76,6 +76,7 @@ def server(tmp_path: Path, free_port: int) -> Iterator[MlflowServer]:
             made.kill()
 
 
+@pytest.mark.faults
 @pytest.mark.postgresql
 def test_a_study_fits_through_a_server_on_postgresql(tmp_path: Path, server: MlflowServer) -> None:
     study = trivial(tmp_path / "study", 40)

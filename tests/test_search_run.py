@@ -82,6 +82,7 @@ def kill_drivers(study: Study, *, times: int, seed: int) -> None:
     wait_until(lambda: not any(one.is_running() for one in left))
 
 
+@pytest.mark.faults
 def test_a_search_is_killed_and_ends(tmp_path: Path) -> None:
     study = make_study(tmp_path / "killed", method="optuna", trials=2)
     kill_drivers(study, times=1, seed=0)
@@ -101,6 +102,7 @@ def test_a_search_grows(tmp_path: Path) -> None:
     assert_whole(study, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_a_search_that_is_killed_ten_times_is_equal_to_one_that_is_not(tmp_path: Path) -> None:
     killed, undisturbed = (make_study(tmp_path / name, trials=4) for name in ("killed", "undisturbed"))

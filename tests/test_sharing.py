@@ -65,7 +65,7 @@ def test_a_kind_of_one_trajectory_is_not_held_up_to_be_measured(tmp_path: Path) 
     assert first_of_each_kind(plan.trajectories, {}) == []
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_gpu_whose_use_cannot_be_measured_is_not_shared(tmp_path: Path, free_port: int) -> None:
     """Ray counts what it is told; behind this GPU there is a CPU, of which no use is measured."""
     study = Study(tmp_path / "gpu")
@@ -78,7 +78,7 @@ def test_a_gpu_whose_use_cannot_be_measured_is_not_shared(tmp_path: Path, free_p
     assert ["done" if "  done, " in line else "started" for line in lines] == ["started", "done"] * 3
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_a_grid_is_cut_once_its_use_of_a_gpu_is_measured(tmp_path: Path, free_port: int) -> None:
     """The trajectory that is measured runs to its end, and others are compared with it."""
     study = Study(tmp_path / "gpu")

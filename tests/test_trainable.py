@@ -129,6 +129,7 @@ def kill_and_go_on(
     assert got == expected
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("family", FAMILIES)
 @given(places=st.lists(PLACES, min_size=1, max_size=3), every_minutes=PACES)
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
