@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from analysis.answer import Table, Value
 from analysis.results import Results
 from analysis.wording import count, listed
-from study.cells import CellResult, trial_score
+from study.cells import WORST_ACCURACY, WORST_LOSS, CellResult
 from study.plan import SettingValues, label
 from study.ranges import RANGE_KEYS, Range
 from study.settings import Search
@@ -107,10 +109,15 @@ def by_group(results: Results) -> dict[str, list[Tried]]:
 
 
 def worth(results: Results, cells: Sequence[CellResult]) -> float:
-    """What a search makes of cells: the mean of its objective on validation, as a number of which more is better."""
+    """What a search makes of cells: the mean of its objective on validation, as a number of which more is better.
+
+    A cell without a finite score counts as the worst that there is, as it does for the search itself.
+    """
     objective = search_of(results).objective
-    score = trial_score(cells, objective)
-    return score if objective == "accuracy" else -score
+    scores = [getattr(result.chosen, f"validation_{objective}", math.nan) for result in cells]
+    if objective == "accuracy":
+        return fmean(score if math.isfinite(score) else WORST_ACCURACY for score in scores)
+    return -fmean(score if math.isfinite(score) else WORST_LOSS for score in scores)
 
 
 def spent(trials: Sequence[Tried], unit: str) -> float:
