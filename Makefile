@@ -12,8 +12,7 @@ PYTEST := .venv/bin/python -m pytest
 # More for pip or pytest on one call: make test PYTEST_ARGS="-k reviews".
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-# analysis joins as soon as it is a package.
-TYPED := study $(patsubst %/__init__.py,%,$(wildcard analysis/__init__.py)) tests benchmarks
+TYPED := study analysis tests benchmarks
 
 .PHONY: help quickstart test test-all test-faults check types report lock clean
 

@@ -46,7 +46,6 @@ class Reading:
     difference: Estimate
     smallest: int
     largest: int
-    strata: int
 
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
@@ -144,7 +143,6 @@ def _over_strata(found: Sequence[tuple[Stratum[Run], list[float]]]) -> Reading |
         difference=mean_over_strata([differences for _, differences in used]),
         smallest=min(sizes),
         largest=max(sizes),
-        strata=len(used),
     )
 
 

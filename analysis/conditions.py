@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from study.plan import SettingValues, label
 
@@ -104,8 +104,3 @@ def _applies(key: str, settings: SettingValues) -> bool:
 def schedule_keys(varying: Sequence[str]) -> tuple[str, ...]:
     """What makes a schedule in this study: its name, and its warm-up where a schedule brings its own."""
     return tuple(key for key in ("lr_schedule", "warmup_fraction", "polynomial_power") if key in varying)
-
-
-def seeds_of(members: Iterable[Mapping[str, Any]]) -> int:
-    """How many different seeds there are."""
-    return len({int(settings["seed"]) for settings in members})

@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 from analysis.answer import Bar, Figure, Forest, Line, Panel
 
 # Okabe & Ito (2008), darkened or lightened so that each can be told from paper and from a dark page.
-INK, FAINT, PAPER = "#010203", "#040506", "#070809"
+INK, FAINT = "#010203", "#040506"
 COLOURS = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006", "#0a0007", "#0a0008")
 ON_PAPER = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#3a8fc4", "#7a5230", "#666666")
 FINDING_COLOURS = {
@@ -91,7 +91,7 @@ def draw(figure: Figure) -> Drawn:
 
 def for_page(svg: str) -> str:
     """The SVG with the page's colours, to be put into its HTML."""
-    svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--grid)").replace(PAPER, "var(--paper)")
+    svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--grid)")
     for index, colour in enumerate(COLOURS):
         svg = svg.replace(colour, f"var(--c{index})")
     return svg
@@ -99,7 +99,7 @@ def for_page(svg: str) -> str:
 
 def for_paper(svg: str) -> str:
     """The SVG in ink on white, a file of its own."""
-    svg = svg.replace(INK, "#1a1a1a").replace(FAINT, "#dddddd").replace(PAPER, "#ffffff")
+    svg = svg.replace(INK, "#1a1a1a").replace(FAINT, "#dddddd")
     for colour, shown in zip(COLOURS, ON_PAPER, strict=True):
         svg = svg.replace(colour, shown)
     start = svg.index(">", svg.index("<svg")) + 1

@@ -1,7 +1,7 @@
 """How good are predicted probabilities? Losses, calibration and temperature of one set of predictions.
 
 Everything takes logits ``[examples, classes]`` and labels ``[examples]``, and returns one number an example where it
-can, so that intervals over seeds and examples can be had (:func:`analysis.statistics.multibootstrap`).
+can, so that intervals over seeds and examples can be had (:func:`analysis.multibootstrap.multibootstrap`).
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ def calibration_error_interval(
 ) -> tuple[float, float, float]:
     """The mean calibration error over seeds less its bias, and its pivotal bootstrap interval over seeds and examples.
 
-    ``weights`` are those of :func:`analysis.statistics.example_weights`, ``[draws, examples]``. A sample's calibration
-    error is too large even for a calibrated model (Roelofs et al. 2022), and a resample's by about as much again, which
-    is what is taken off (Davison & Hinkley 1997, 2.1 and 5.2). None is below zero.
+    ``weights`` are those of :func:`analysis.multibootstrap.example_weights`, ``[draws, examples]``. A sample's
+    calibration error is too large even for a calibrated model (Roelofs et al. 2022), and a resample's by about as much
+    again, which is what is taken off (Davison & Hinkley 1997, 2.1 and 5.2). None is below zero.
     """
     value = float(np.mean([calibration_error(one.confidence, one.right) for one in scored]))
     by_seed = np.stack([_resampled_errors(one, weights) for one in scored], axis=1)

@@ -42,11 +42,6 @@ class Tried:
         """Whether every one of its cells is, those that were cut among them."""
         return all(result.state == "complete" for result in self.cells)
 
-    @property
-    def by_seed(self) -> dict[int, CellResult]:
-        """Its cells by their seed."""
-        return {int(result.cell.settings["seed"]): result for result in self.cells}
-
 
 def search_of(results: Results) -> Search:
     """How the study chose its cells."""
@@ -111,7 +106,8 @@ def by_group(results: Results) -> dict[str, list[Tried]]:
 def worth(results: Results, cells: Sequence[CellResult]) -> float:
     """What a search makes of cells: the mean of its objective on validation, as a number of which more is better.
 
-    A cell without a finite score counts as the worst that there is, as it does for the search itself.
+    A cell counts with its chosen checkpoint, which is what a user would keep, and without a finite score as the worst
+    that there is. (A search gives a run that collapsed what it ended with, so as not to go on there.)
     """
     objective = search_of(results).objective
     scores = [getattr(result.chosen, f"validation_{objective}", math.nan) for result in cells]

@@ -26,13 +26,12 @@ CLOCK = ("train_seconds", "time")
 
 @dataclass(slots=True)
 class Watch:
-    """When trajectories started and ended (``perf_counter``), by id; a view as :mod:`study.tuner` takes it."""
+    """When trajectories ended (``perf_counter``), by id; a view as :mod:`study.tuner` takes it."""
 
-    started_at: dict[str, float] = field(default_factory=dict)
     ended_at: dict[str, float] = field(default_factory=dict)
 
     def started(self, trajectory: str) -> None:
-        self.started_at.setdefault(trajectory, time.perf_counter())
+        pass
 
     def reported(self, trajectory: str, result: Mapping[str, Any]) -> None:
         pass

@@ -1,7 +1,8 @@
 """How is attention computed, on a CPU, where torch's fused way is the slow one?
 
 In bfloat16 torch multiplies in float32 there, and its dropout draws slowly; plain matrix products take half the time.
-Accelerators get torch's own. The library knows the function by a name, as it does its own (``AttentionInterface``).
+Accelerators get torch's own, but for the last layer's one query. The library knows the function by a name, as it does
+its own (``AttentionInterface``).
 """
 
 from __future__ import annotations

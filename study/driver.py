@@ -211,7 +211,8 @@ def _share(folder: StudyFolder, plan: Plan, trajectory: Trajectory) -> float:
 
 
 def _known(folder: StudyFolder, plan: Plan) -> dict[Kind, int]:
-    """How many of each kind fit on one GPU, as far as that was measured."""
-    outcomes = ((one, folder.trajectory(one.id).outcome()) for one in plan.trajectories)
-    seen = [(kind(one), side_by_side(outcome)) for one, outcome in outcomes if outcome is not None]
-    return {key: number for key, number in seen if number is not None}
+    """How many of each kind fit on one GPU: as measured, and one where its use could not be measured."""
+    ended = [(kind(one), folder.trajectory(one.id).outcome()) for one in plan.trajectories]
+    measured = {key: number for key, outcome in ended if outcome and (number := side_by_side(outcome)) is not None}
+    whole = {key for key, outcome in ended if outcome and outcome.gpus and outcome.stop_reason not in (None, "cut")}
+    return dict.fromkeys(whole, 1) | measured

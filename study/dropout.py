@@ -26,7 +26,7 @@ def drop(x: torch.Tensor, probability: float) -> torch.Tensor:
         return functional.dropout(x, probability)
     words = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
     numbers = words.view(torch.int16)[: x.numel()].view(x.shape)
-    # 1 or 0 in the type they are multiplied in: a boolean would be read and written once more.
+    # 1 or 0, at once in the type they are multiplied in: faster than a boolean that is converted.
     kept = torch.ge(numbers, left_out - LEVELS // 2, out=torch.empty(x.shape, dtype=x.dtype))
     return x * kept.mul_(LEVELS / (LEVELS - left_out))
 

@@ -7,6 +7,9 @@ The study folder is the truth (MLflow mirrors it):
                           history.jsonl              one record a line, only ever appended to
                           predictions/epoch-0003-test.parquet
                           outcome.json               written last: how it ended
+                          checkpoints/, best-model/  where it stands, until it ends; its best weights, if asked for
+                          error.log                  why it failed
+    STUDY/optuna.db, mlflow.db, report.html          what a search chose, the mirror, the answers
 """
 
 from __future__ import annotations

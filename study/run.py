@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--space", required=True, metavar="FILE", help="the space file, such as search_spaces/paper.yaml")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, data.KEY, "
-                      "run.KEY or name; a list becomes an axis; may be repeated")  # fmt: skip
+                      "run.KEY, search.KEY or name; a list or a range becomes an axis; may be repeated")  # fmt: skip
     made.add_argument("--only", action="append", default=[], metavar="AXIS=VALUE[,VALUE]", help="keep these values of "
                       "an axis; may be repeated")  # fmt: skip
     made.add_argument("--data", metavar="FILE", help="read the data from a .parquet, .csv or .jsonl file")

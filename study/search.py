@@ -42,8 +42,6 @@ MOST_POPULATION = 50
 # How long a dashboard that looks at the file may keep it from being written to.
 PATIENCE_SECONDS = 60
 
-Choices = Mapping[str, BaseDistribution]
-
 
 def choices(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
     """What Optuna is told of the axes: of values that are no single word or number, their text in a space file."""

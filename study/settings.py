@@ -163,7 +163,8 @@ class Data(Section):
 class Run(Section):
     """What a trajectory may use of the machines, and what happens when it fails.
 
-    ``gpu`` is None for ``auto``: a whole one for the first trajectory of a kind, and for those after it what it needed.
+    ``gpu`` is None for ``auto``: a whole one for the first trajectory of a kind, which no trial scheduler of a grid
+    cuts, and for those after it what it needed.
     """
 
     cpu: PositiveFloat = 1

@@ -80,10 +80,6 @@ class StudyBuilder:
             folder.write_outcome(outcome)
         return folder
 
-    def trajectory_of(self, cell: Cell) -> Trajectory:
-        """The trajectory that trains a cell."""
-        return next(trajectory for trajectory in self.plan.trajectories if trajectory.id == cell.trajectory)
-
 
 def make_plan(name: str, axes: tuple[str, ...], settings: Sequence[SettingValues]) -> Plan:
     """A plan in which cells that differ only in early stopping share a trajectory, the one that never stops first."""

@@ -24,7 +24,6 @@ from study.space import Space, read
 from study.stopping import Metric, Scores, best_epoch
 
 CREATED = 1_800_000_000.0
-LN2 = float(np.log(2))
 # The part of the noise that belongs to the example: as high as fine-tuned encoders agree with one another.
 SHARED = 0.8
 SPLITS: tuple[Split, ...] = ("validation", "test")
