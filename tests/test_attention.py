@@ -10,7 +10,7 @@ import transformers
 from loop_builder import CLASSES, CPU, FAMILIES, LENGTH, VOCABULARY, make_data, make_loop, make_settings
 from torch.nn import functional
 
-from study.attention import NAME, attend
+from study.attention import NAME, attend, attend_from_first
 from study.devices import Precision, autocast
 from study.models import Classifier, SpecialTokens, load_classifier
 
@@ -47,6 +47,26 @@ def test_plain_products_are_torchs_attention(mask: torch.Tensor | None, scaling:
         assert one.grad is not None
         assert other.grad is not None
         assert torch.allclose(one.grad.double(), other.grad, atol=tolerance)
+
+
+@pytest.mark.parametrize("mask", masks())
+def test_the_first_position_attends_without_keys_and_values(
+    mask: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left out of its shares is left out of the value's bias, too."""
+    generator = torch.Generator().manual_seed(1)
+    states = torch.randn(3, 7, 16, generator=generator)
+    torch.manual_seed(0)
+    query, key, value = (torch.nn.Linear(16, 16) for _ in range(3))
+    kept = torch.tensor([0.0, 2.0])[torch.randint(2, (3, 2, 7), generator=generator)]
+    monkeypatch.setattr("study.attention.drop", lambda shares, probability: shares * kept)
+    got = attend_from_first(states, query, key, value, mask, heads=2, dropout=0.5)
+    asked, keys, values = (one(states).unflatten(-1, (2, 8)).transpose(1, 2) for one in (query, key, value))
+    scores = asked[:, :, :1] @ keys.transpose(-1, -2) / 8**0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    expected = (torch.softmax(scores, dim=-1) * kept[:, :, None]) @ values
+    assert torch.allclose(got, expected.transpose(1, 2).flatten(2), atol=1e-6)
 
 
 def pair(family: str) -> tuple[Classifier, Classifier]:
