@@ -31,7 +31,9 @@ def megabytes_held(keep: bool, give_back: bool) -> float:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps what it likes")
-def test_memory_is_kept_for_the_next_step_and_given_back_after_the_last() -> None:
+def test_memory_is_kept_for_the_next_step_and_given_back_after_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+        monkeypatch.delenv(name, raising=False)  # which study.cluster has set for the workers of this process
     ways = {"as the system does": (False, False), "kept": (True, False), "given back": (True, True)}
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as process:
         held = {way: process.submit(megabytes_held, *settings).result() for way, settings in ways.items()}

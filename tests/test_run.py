@@ -206,6 +206,7 @@ def test_what_the_user_has_to_mend_is_told_before_anything_starts(tmp_path: Path
     assert "did you mean epochs" in study.run("--set", "epoch=3", exits=2)
 
 
+@pytest.mark.slow
 def test_fresh_starts_over_in_a_folder_beside(tmp_path: Path) -> None:
     study = Study(tmp_path / "fresh")
     study.space["axes"] = {"model": ["tiny-bert"]}

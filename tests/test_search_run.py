@@ -113,6 +113,7 @@ def test_a_search_that_is_killed_ten_times_is_equal_to_one_that_is_not(tmp_path:
     assert_same_records(killed, undisturbed)
 
 
+@pytest.mark.slow
 def test_what_is_cut_is_named_and_goes_on_once_nothing_cuts_any_more(tmp_path: Path) -> None:
     study = make_study(tmp_path / "cut", trials=3, objective="loss", scheduler={"name": "asha", "reduction_factor": 2})
     study.space["axes"] |= {"early_stopping": ["none"], "seed": [0]}
