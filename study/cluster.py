@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shlex
@@ -157,4 +158,11 @@ def measured_precision(run: Run) -> str:
 
 def disconnect() -> None:
     """Leave the cluster, or end the Ray that :func:`connect` started."""
-    ray.shutdown()
+    # Ray ends the process, with code 1, when an object of its own is released while it shuts down, and the mirror's
+    # thread may run the collector at any time.
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
