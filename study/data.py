@@ -26,7 +26,7 @@ SPLITS = ("train", "validation", "test")
 IntArray = npt.NDArray[np.int64]
 TokenArray = npt.NDArray[np.int32]
 # Part of the cache's key: to be raised when the same settings would be encoded differently than before.
-ENCODING = 2
+ENCODING = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

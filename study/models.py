@@ -8,11 +8,10 @@ safetensors alone and no model's own code is run.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -74,16 +73,20 @@ class Tokenizer:
 
     backend: tokenizers.Tokenizer
     special: SpecialTokens
+    max_length: int
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, cut to the maximal length."""
         return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer to ``folder``."""
-        folder.mkdir(parents=True)
-        self.backend.save(str(folder / "tokenizer.json"))
-        (folder / "special_tokens.json").write_text(json.dumps(asdict(self.special)))
+        """Write the tokenizer to ``folder``, from which ``AutoTokenizer`` loads it."""
+        transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # the library's own
+            tokenizer_object=self.backend,
+            pad_token=self.backend.id_to_token(self.special.pad),
+            model_input_names=list(self.special.inputs),
+            model_max_length=self.max_length,
+        ).save_pretrained(folder)
 
 
 def load_tokenizer(model: str, *, max_length: int, texts: Sequence[str]) -> Tokenizer:
@@ -113,7 +116,7 @@ def load_tokenizer(model: str, *, max_length: int, texts: Sequence[str]) -> Toke
     backend.no_padding()
     backend.enable_truncation(max_length)
     vocabulary = max(backend.get_vocab().values(), default=-1) + 1
-    return Tokenizer(backend, SpecialTokens(pad=pad, vocabulary=vocabulary, inputs=tuple(inputs)))
+    return Tokenizer(backend, SpecialTokens(pad=pad, vocabulary=vocabulary, inputs=tuple(inputs)), max_length)
 
 
 @contextlib.contextmanager

@@ -135,7 +135,7 @@ class Recorder:
                 self.folder.write_predictions(epoch.epoch, split, predictions)
             self.pending.append(epoch)
         if self.keep_best_by and best_epoch(scores(loop.epochs), self.keep_best_by) == epoch.epoch:
-            _keep_weights(loop.model.model, self.folder.path / "best-model")
+            _keep_model(loop.model.model, loop.data, self.folder.path / "best-model")
         return epoch
 
     def flush(self) -> None:
@@ -188,11 +188,14 @@ def tune_trainable(config: dict[str, Any]) -> None:
         give_back_memory()  # Ray may keep this process for the next trajectory
 
 
-def _keep_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Keep the weights as a folder that ``from_pretrained`` reads, whole whenever it is there."""
+def _keep_model(model: PreTrainedModel, data: EncodedData, folder: Path) -> None:
+    """Keep the model with its tokenizer as a folder that ``from_pretrained`` reads, whole whenever it is there."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
+    model.config.id2label = dict(enumerate(data.label_names))
+    model.config.label2id = {name: number for number, name in enumerate(data.label_names)}
     model.save_pretrained(part)
+    shutil.copytree(data.tokenizer, part, dirs_exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 

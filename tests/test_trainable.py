@@ -18,7 +18,7 @@ from loop_builder import CPU, FAMILIES, make_settings
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from study.cells import scores
-from study.data import open_encoded, prepare
+from study.data import load, open_encoded, prepare
 from study.evaluation import evaluate
 from study.models import Classifier
 from study.records import Interval, Outcome, TrajectoryFolder, to_line
@@ -35,15 +35,15 @@ PLACES = st.one_of(
 # After every interval, or after epochs alone.
 PACES = st.sampled_from([1e-9, 5.0])
 CLOCK = ("time", "train_seconds")
+REVIEWS = Data(source="builtin:reviews", examples=150, max_length=16)
 
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """150 short reviews for each family, 120 of them to train on."""
     cache = tmp_path_factory.mktemp("cache")
-    data = Data(source="builtin:reviews", examples=150, max_length=16)
     return {
-        family: prepare(data, identity="reviews", examples=150, model=family, model_identity=family, cache=cache)
+        family: prepare(REVIEWS, identity="reviews", examples=150, model=family, model_identity=family, cache=cache)
         for family in FAMILIES
     }
 
@@ -313,6 +313,22 @@ def test_the_best_weights_are_a_model_that_gives_the_recorded_predictions(
     got = evaluate(model, data.test, device=CPU, precision="float32").predictions
     assert np.array_equal(got.logits, recorded.logits)
     assert np.array_equal(got.example_id, recorded.example_id)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_best_model_classifies_texts_where_it_lies(
+    encoded: Mapping[str, Path], tmp_path: Path, family: str
+) -> None:
+    folder = TrajectoryFolder(plan(tmp_path / "kept", encoded, family))
+    train(folder.path)
+    recorded = folder.predictions(best_epoch(scores(folder.epochs()), "loss"), "test")
+    assert recorded is not None
+    found = load(REVIEWS, examples=150)
+    texts = dict(zip(found.ids.tolist(), found.texts, strict=True))
+    classify: Any = transformers.pipeline("text-classification", str(folder.path / "best-model"), device="cpu")
+    answers = classify([texts[example] for example in recorded.example_id.tolist()], top_k=None, truncation=True)
+    positive = [next(one["score"] for one in answer if one["label"] == "1") for answer in answers]
+    assert positive == pytest.approx(torch.tensor(recorded.logits).float().softmax(-1)[:, 1].tolist(), abs=1e-5)
 
 
 def test_no_weights_are_kept_unless_asked_for(encoded: Mapping[str, Path], tmp_path: Path) -> None:
