@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.postgresql, pytest.mark.timeout(900)
 
 SPACE = {
     "name": "small",
-    "data": {"source": "builtin:reviews", "examples": 400, "max_length": 32},
-    "fixed": {"epochs": 3, "batch_size": 16, "learning_rate": 5e-4, "log_every_examples": 64},
+    "data": {"source": "builtin:reviews", "examples": 4_000, "max_length": 32},
+    "fixed": {"epochs": 3, "batch_size": 16, "learning_rate": 5e-4, "log_every_examples": 320},
     "axes": {"model": ["tiny-bert", "tiny-roberta"], "early_stopping": ["none", {"patience": 1}], "seed": [0]},
     "run": {"cpu": 1, "gpu": 0},
 }
