@@ -249,7 +249,7 @@ def _next(
 ) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
-    commands = [] if results.census.whole else [go_on(results, "trains what is planned and not there")]
+    commands = go_on(results)
     if seeds < 2:
         commands.append(more_seeds(results, "gives every batch size a spread over seeds"))
     if len(rates) < 2:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from analysis.comparison import model_names
+from analysis.comparison import model_names, own_keys
 from analysis.conditions import key_of
 from analysis.results import Results, Run
 from analysis.searches import Tried, amount, exchangeable, search_of, searching, spent, tried, worth
@@ -72,13 +72,14 @@ def accuracy(results: Results, cell: CellResult, split: str = "validation") -> f
 
 def _of_grid(results: Results) -> Budget:
     """The configurations that every model has; for curves, every run is a trial."""
+    own = ["model", "seed", *own_keys(results)]
     by_model: dict[str, dict[str, list[Run]]] = {name: {} for name in model_names(results)}
     for run in results.runs:
         if run.scored:
-            key = key_of(run.settings, ["model", "seed"])
+            key = key_of(run.settings, own)
             by_model[label("model", run.settings["model"])].setdefault(key, []).append(run)
     shared = sorted(set.intersection(*(set(found) for found in by_model.values())))
-    planned = {key_of(cell.settings, ["model", "seed"]) for cell in results.plan.cells}
+    planned = {key_of(cell.settings, own) for cell in results.plan.cells}
     told = count(len(shared), "configuration")
     caveats = [f"The answer holds for the {told} that were tried, and for no better one outside them."]
     if len(shared) < len(planned):

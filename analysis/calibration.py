@@ -85,7 +85,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
             question=QUESTION,
             verdict=UNDETERMINED,
             sentence=sentence,
-            next_commands=[go_on(results, "trains what is planned and not there")],
+            next_commands=go_on(results) or [more_seeds(results, "adds runs that learn")],
         )
     weights = example_weights(groups[0].gaps.shape[1], rng)
     gap = multibootstrap([group.gaps for group in groups], weights, rng).estimate()

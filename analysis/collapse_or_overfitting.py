@@ -12,7 +12,7 @@ from analysis.answer import UNDETERMINED, Answer, Bar, Estimate, Figure, Line, P
 from analysis.commands import SEEDS_TO_COUNT, go_on, more_seeds, uncut
 from analysis.comparison import most_seeds
 from analysis.conditions import schedule_keys, words
-from analysis.diagnosis import RULES, Diagnosis, diagnose, peak_rate
+from analysis.diagnosis import LEARNED_MARGIN, RULES, Diagnosis, diagnose, learned_threshold, peak_rate
 from analysis.results import Results
 from analysis.statistics import clopper_pearson
 from analysis.wording import count, listed, number, percent, share
@@ -44,7 +44,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     if cut:
         commands.insert(0, uncut(results, "trains the runs that were cut to their end"))
     if len(ended) + cut < len(diagnoses):
-        commands.insert(0, go_on(results, "trains the runs that have not ended"))
+        commands = [*go_on(results), *commands]
     return Answer(
         question=QUESTION,
         verdict=verdict,
@@ -55,7 +55,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         tables=(_by_condition(results, ended), _by_run(results, diagnoses)),
         figures=_figures(results, diagnoses),
         methods=(*RULES, _how_half_is_possible(results)),
-        caveats=_caveats(ended, findings),
+        caveats=[*_resolution(results), *_caveats(ended, findings)],
         next_commands=commands,
     )
 
@@ -164,6 +164,18 @@ def _how_half_is_possible(results: Results) -> str:
         f"least when it gives each class the share that it has, which costs {number(results.chance_loss)} nats an "
         "example: the loss at which collapsed runs stand still."
     )
+
+
+def _resolution(results: Results) -> list[str]:
+    """What so few validation examples cannot show."""
+    examples, threshold, chance = results.validation_examples, learned_threshold(results), results.chance_accuracy
+    if examples is None or threshold <= chance + LEARNED_MARGIN:
+        return []
+    told = (
+        f"With {count(examples, 'validation example')}, an accuracy under {percent(threshold)} is not "
+        f"told from chance, {percent(chance)}: a run that learned less than that counts as one that did not."
+    )
+    return [told]
 
 
 def _caveats(ended: Sequence[Diagnosis], findings: Counter[str]) -> list[str]:

@@ -79,11 +79,12 @@ def more_seeds(results: Results, purpose: str, seeds: int = SEEDS_TO_COMPARE) ->
     return grow(results, purpose, {"seed": [next(new) for _ in range(wanted - len(held))]})
 
 
-def go_on(results: Results, purpose: str) -> Command:
-    """Train what is planned and not there."""
-    return Command(
-        purpose=purpose, command=f"python -m study.run --space studies/{shlex.quote(results.name)}/space.yaml"
-    )
+def go_on(results: Results) -> list[Command]:
+    """Train what is planned and not there, if anything is."""
+    if results.census.whole:
+        return []
+    command = f"python -m study.run --space studies/{shlex.quote(results.name)}/space.yaml"
+    return [Command(purpose="trains what is planned and not there", command=command)]
 
 
 def _written(value: object) -> str:

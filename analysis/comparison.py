@@ -14,6 +14,8 @@ from analysis.conditions import Stratum, key_of, strata
 from analysis.diagnosis import learned_threshold
 from analysis.probabilities import Scored
 from analysis.results import Results, Run
+from analysis.searches import searching
+from analysis.wording import listed
 from study.plan import label
 from study.records import Split
 
@@ -49,6 +51,32 @@ def usable_runs(results: Results) -> list[Run]:
 def run_strata(runs: Sequence[Run], compared: Sequence[str], ignored: Sequence[str] = ()) -> list[Stratum[Run]]:
     """The runs in strata that differ in nothing but ``compared``."""
     return strata(runs, lambda run: run.settings, compared=compared, ignored=ignored)
+
+
+def own_keys(results: Results) -> tuple[str, ...]:
+    """The settings of which a grid gives each model its own value, such as its learning rate: they are on no axis."""
+    if searching(results):
+        return ()
+    models = len({repr(cell.settings["model"]) for cell in results.plan.cells})
+    found = []
+    for key in results.varying:
+        pairs = {(repr(cell.settings["model"]), repr(cell.settings.get(key))) for cell in results.plan.cells}
+        if key not in (*results.plan.axes, "model") and len(pairs) == models:
+            found.append(key)
+    return tuple(found)
+
+
+def model_strata(results: Results, runs: Sequence[Run]) -> list[Stratum[Run]]:
+    """The runs in strata that differ in the model and in its own settings alone."""
+    return run_strata(runs, ["model"], ignored=own_keys(results))
+
+
+def own_settings(results: Results) -> list[str]:
+    """The caveat that belongs to :func:`model_strata`."""
+    keys = listed([key.replace("_", " ") for key in own_keys(results)])
+    if not keys:
+        return []
+    return [f"Each model has its own {keys}, as the space sets it: a difference is that of both together."]
 
 
 def model_names(results: Results) -> list[str]:

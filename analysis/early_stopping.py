@@ -66,7 +66,9 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     seeds = most_seeds(runs)
     if not runs:
         sentence = "No trajectory of two epochs or more learned and ran to its end without being stopped."
-        commands = [grow(results, "trains to the end, so that every rule can be tried", {"early_stopping": [None]})]
+        commands = [*go_on(results), more_seeds(results, "adds runs that learn")]
+        if all(cell.settings.get("early_stopping") for cell in results.plan.cells):
+            commands = [grow(results, "trains to the end, so that every rule can be tried", {"early_stopping": [None]})]
         if any(run.cut for run in results.runs):
             commands.insert(0, uncut(results, "trains the runs that were cut to their end"))
         return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=commands)
@@ -181,7 +183,7 @@ def _caveats(whole: Sequence[Run], runs: Sequence[Run]) -> list[str]:
 def _next(results: Results, verdict: str) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
-    commands = [] if results.census.whole else [go_on(results, "trains what is planned and not there")]
+    commands = go_on(results)
     return [*commands, more_seeds(results, "narrows what each rule costs")]
 
 

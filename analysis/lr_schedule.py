@@ -72,12 +72,13 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=[wanted])
     decaying = "linear" if "linear" in schedules else next(name for name in schedules if name != BASELINE)
     diagnoses = {one.run.trajectory.id: one for one in diagnose(results)}
-    ended = [run for run in ended_runs(results) if diagnoses[run.trajectory.id].finding in _COUNTED]
+    every = ended_runs(results)
+    ended = [run for run in every if diagnoses[run.trajectory.id].finding in _COUNTED]
     groups = _strata(ended, results.varying)
     constant, decayed = _pooled(groups, diagnoses, decaying)
     seeds = most_seeds(ended)
     same_mean = _at_equal_mean(ended, diagnoses, decaying)
-    verdict, sentence = _verdict(decaying, constant, decayed, seeds, same_mean)
+    verdict, sentence = _verdict(decaying, constant, decayed, seeds, same_mean, unclear=len(every) - len(ended))
     healthy, gain = _accuracy(results, decaying, rng)
     if gain is not None and gain.seeds > 1:
         sentence += f" Among runs that learned, {decaying} scored {difference(gain)} on test."
@@ -182,13 +183,18 @@ def _at_equal_mean(runs: Sequence[Run], diagnoses: dict[str, Diagnosis], decayin
     return EqualMean(**counts, tables=(table,) if counts["lowered"].runs else ())
 
 
-def _verdict(decaying: str, constant: Counts, decayed: Counts, seeds: int, same_mean: EqualMean) -> tuple[str, str]:
+def _verdict(
+    decaying: str, constant: Counts, decayed: Counts, seeds: int, same_mean: EqualMean, *, unclear: int
+) -> tuple[str, str]:
     told = (
         f"{decayed.failed} of {count(decayed.runs, f'{decaying} run')} failed and {constant.failed} of {constant.runs} "
         f"{BASELINE} ones"
     )
     if constant.runs == 0 or decayed.runs == 0:
-        return UNDETERMINED, f"No condition has ended runs of both the {BASELINE} and the {decaying} schedule."
+        told = f"No condition has ended runs of both the {BASELINE} and the {decaying} schedule"
+        if unclear:
+            told += f" that are known to have failed or not; of {count(unclear, 'run')} at chance that is open"
+        return UNDETERMINED, f"{told}."
     if seeds < 2:
         return UNDETERMINED, f"{told}, with one seed each, which is no evidence of a rate."
     if constant.failed == decayed.failed == 0:
@@ -294,10 +300,8 @@ def _caveats(constant: Counts, decayed: Counts, same_mean: EqualMean, groups: Se
 
 
 def _next(results: Results, verdict: str, same_mean: EqualMean, constant: Counts, decaying: str) -> list[Command]:
-    commands = []
+    commands = go_on(results)
     rates = sorted({cell.settings["learning_rate"] for cell in results.plan.cells})
-    if not results.census.whole:
-        commands.append(go_on(results, "trains what is planned and not there"))
     if constant.failed == 0 and constant.runs:
         commands.append(
             grow(results, "looks for failures at higher rates", {"learning_rate": [2 * rates[-1], 4 * rates[-1]]})

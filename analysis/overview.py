@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.answer import Estimate, Table, Value
+from analysis.comparison import own_keys
 from analysis.conditions import key_of, schedule_keys, words
 from analysis.diagnosis import learned_threshold
 from analysis.multibootstrap import mean_over_seeds_and_examples
@@ -116,7 +117,7 @@ def _sources(results: Results, conditions: Sequence[Condition]) -> str:
 
 def _of_grid(results: Results, conditions: Sequence[Condition]) -> Overview:
     schedule = schedule_keys(results.varying) or ("lr_schedule",)
-    shown = ["model", *schedule]
+    shown = ["model", *schedule, *(key for key in own_keys(results) if key not in schedule)]
     others = [key for key in results.varying if key not in (*shown, "seed")]
     home = _home(results)
     main = [one for one in conditions if key_of(one.settings, [*shown, "seed"]) == key_of(home, [*shown, "seed"])]

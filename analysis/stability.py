@@ -9,7 +9,17 @@ import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Bar, Command, Figure, Forest, Table, Value
 from analysis.commands import SEEDS_TO_COUNT, go_on, more_seeds, paired
-from analysis.comparison import ended_runs, model_names, model_pairs, most_seeds, one_model, run_strata, usable_runs
+from analysis.comparison import (
+    ended_runs,
+    model_names,
+    model_pairs,
+    model_strata,
+    most_seeds,
+    one_model,
+    own_settings,
+    run_strata,
+    usable_runs,
+)
 from analysis.conditions import Stratum
 from analysis.diagnosis import diagnose
 from analysis.results import Results, Run
@@ -88,7 +98,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         tables=[_by_model(results, ended, rng), _by_pair(pairs, rng)],
         figures=_figures(results, ended),
         methods=METHODS,
-        caveats=_caveats(pairs, seeds),
+        caveats=[*own_settings(results), *_caveats(pairs, seeds)],
         next_commands=[*([] if pairs else paired(results, ["model"])), *_next(results, verdict)],
     )
 
@@ -96,7 +106,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
 def _pair(results: Results, first: str, second: str) -> Pair | None:
     """What both models have, over the conditions that both have."""
     diagnoses = {one.run.trajectory.id: one for one in diagnose(results)}
-    ended = run_strata(ended_runs(results), ["model"])
+    ended = model_strata(results, ended_runs(results))
     both = [group for group in ended if first in group.arms and second in group.arms]
     if not both:
         return None
@@ -104,7 +114,7 @@ def _pair(results: Results, first: str, second: str) -> Pair | None:
     for name in (first, second):
         found = [diagnoses[run.trajectory.id].failed for group in both for run in group.arms[name].members.values()]
         failures.append((sum(found), len(found)))
-    learned = [g for g in run_strata(usable_runs(results), ["model"]) if first in g.arms and second in g.arms]
+    learned = [g for g in model_strata(results, usable_runs(results)) if first in g.arms and second in g.arms]
     return Pair(
         first=first,
         second=second,
@@ -175,7 +185,7 @@ def _by_model(results: Results, ended: Sequence[Run], rng: np.random.Generator) 
 
 def _of_models(results: Results, runs: Sequence[Run]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
-    for group in run_strata(runs, ["model"]):
+    for group in model_strata(results, runs):
         for name, arm in group.arms.items():
             found.setdefault(name, []).extend(arm.members.values())
     return {name: found[name] for name in model_names(results) if name in found}
@@ -219,7 +229,7 @@ def _caveats(pairs: Sequence[Pair], seeds: int) -> list[str]:
 def _next(results: Results, verdict: str) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
-    commands = [] if results.census.whole else [go_on(results, "trains what is planned and not there")]
+    commands = go_on(results)
     return [*commands, more_seeds(results, "shows spread and failure rates", SEEDS_TO_COUNT)]
 
 

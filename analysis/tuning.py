@@ -12,7 +12,7 @@ from analysis import curves
 from analysis.answer import UNDETERMINED, Answer, Command, Table, Value
 from analysis.budgets import FEWEST_TRIALS, Budget, Candidate, accuracy, equal_budgets
 from analysis.commands import go_on, grow, longer_search, more_seeds
-from analysis.comparison import EQUIVALENCE, ended_runs, model_names, most_seeds, one_model, right
+from analysis.comparison import EQUIVALENCE, ended_runs, model_names, most_seeds, one_model, own_settings, right
 from analysis.conditions import words
 from analysis.halving import METHODS as HALVING
 from analysis.halving import halving_caveat, halving_table
@@ -80,13 +80,12 @@ def _nothing(results: Results) -> Answer:
     sentence = "No configuration has ended runs of every model, so budgets are not equal."
     if searching(results):
         sentence = f"There are no complete trials of all of {listed(model_names(results))}, so budgets are not equal."
-    go = [go_on(results, "trains what is planned and not there")]
     return Answer(
         question=QUESTION,
         verdict=UNDETERMINED,
         sentence=sentence,
         seeds=most_seeds(ended_runs(results)),
-        next_commands=go,
+        next_commands=go_on(results),
     )
 
 
@@ -166,7 +165,7 @@ def _table(results: Results, best: Sequence[Candidate]) -> Table:
 
 
 def _caveats(results: Results, budget: Budget, best: Sequence[Candidate], seeds: int) -> list[str]:
-    caveats = [*budget.caveats]
+    caveats = [*own_settings(results), *budget.caveats]
     if len(best) > 2:
         caveats.append("The verdict is on the two models that were best on validation.")
     if 1 < seeds < 3:
@@ -179,7 +178,7 @@ def _caveats(results: Results, budget: Budget, best: Sequence[Candidate], seeds:
 def _next(results: Results, verdict: str, budget: Budget, seeds: int) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
-    commands = [] if results.census.whole else [go_on(results, "trains what is planned and not there")]
+    commands = go_on(results)
     if seeds < 2:
         commands.append(more_seeds(results, "tells the configuration from the seed"))
     if budget.size < FEWEST_TRIALS and searching(results):

@@ -15,12 +15,14 @@ from analysis.comparison import (
     ended_runs,
     loss,
     model_pairs,
+    model_strata,
     most_seeds,
     one_model,
+    own_keys,
+    own_settings,
     paired_differences,
     read_test_scores,
     right,
-    run_strata,
     usable_runs,
 )
 from analysis.conditions import Stratum, words
@@ -68,18 +70,21 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         return alone
     usable = usable_runs(results)
     read_test_scores(results, usable)
-    groups = run_strata(usable, ["model"])
+    groups = model_strata(results, usable)
     pairs = [pair for names in model_pairs(results) if (pair := _pair(results, groups, *names, rng))]
     seeds = most_seeds(usable)
     if not pairs:
         sentence = "No two models have ended runs, better than chance, of the same settings and seeds."
-        commands = [go_on(results, "trains what is planned and not there"), more_seeds(results, "adds runs that learn")]
         return Answer(
             question=QUESTION,
             verdict=UNDETERMINED,
             sentence=sentence,
             seeds=seeds,
-            next_commands=[*paired(results, ["model"]), *commands[results.census.whole :]],
+            next_commands=[
+                *paired(results, ["model"]),
+                *go_on(results),
+                more_seeds(results, "adds runs that learn"),
+            ],
         )
     pair = max(pairs, key=lambda one: abs(one.test.value) / (one.test.standard_error or math.inf))
     verdict, sentence = _verdict(pair, seeds, comparisons=len(pairs))
@@ -93,7 +98,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         tables=[_table(pairs), _by_condition(results, groups, pairs), _mcnemar(results, groups, pairs)],
         figures=_figures(pairs),
         methods=METHODS,
-        caveats=_caveats(results, usable, pair, pairs),
+        caveats=[*own_settings(results), *_caveats(results, usable, pair, pairs)],
         next_commands=[more_seeds(results, "narrows the interval")] if verdict == UNDETERMINED else [],
     )
 
@@ -195,7 +200,7 @@ def _table(pairs: Sequence[Pair]) -> Table:
 
 
 def _by_condition(results: Results, groups: Sequence[Stratum[Run]], pairs: Sequence[Pair]) -> Table:
-    keys = [key for key in results.varying_trained if key not in ("seed", "model")]
+    keys = [key for key in results.varying_trained if key not in ("seed", "model", *own_keys(results))]
     rows: list[tuple[Value, ...]] = []
     for group in groups:
         for pair in pairs:
@@ -216,7 +221,7 @@ def _by_condition(results: Results, groups: Sequence[Stratum[Run]], pairs: Seque
 
 
 def _mcnemar(results: Results, groups: Sequence[Stratum[Run]], pairs: Sequence[Pair]) -> Table:
-    keys = [key for key in results.varying_trained if key not in ("seed", "model")]
+    keys = [key for key in results.varying_trained if key not in ("seed", "model", *own_keys(results))]
     rows: list[tuple[Value, ...]] = []
     for group in groups:
         for pair in pairs:

@@ -1,5 +1,6 @@
 """Every question recovers what was planted, says so when it cannot know, and names runs that can be made."""
 
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from analysis import (
 )
 from analysis.answer import UNDETERMINED, Answer
 from analysis.findings import QUESTIONS
+from analysis.overview import overview
 from analysis.results import Results
 from study.plan import SettingValues
 from study.run import main as run_study
@@ -308,6 +310,54 @@ def test_runs_that_go_on_improving_are_not_to_be_stopped(tmp_path: Path) -> None
     assert answer.verdict == "not early"
 
 
+# Models with settings of their own
+
+OWN_RATES = """
+data: {source: builtin:reviews, examples: 30000}
+fixed: {epochs: 4, learning_rate: 5.0e-4}
+axes:
+  model: [tiny-bert, tiny-roberta]
+  lr_schedule: [constant, linear]
+  batch_size: [16, 32]
+  seed: [0, 1, 2, 3, 4]
+when:
+  - match: {model: tiny-roberta}
+    set: {learning_rate: 2.0e-4}
+"""
+
+
+@pytest.mark.parametrize("name", ["validation-or-test", "stability", "tuning"])
+def test_models_are_compared_at_the_rates_that_the_space_gives_them(tmp_path: Path, name: str) -> None:
+    def tell(settings: SettingValues, rng: np.random.Generator) -> Story:
+        if name == "stability":
+            return collapsing() if settings["model"] == "tiny-roberta" and rng.random() < 0.7 else healthy()
+        return models_differ(0.02)(settings, rng)
+
+    answer = ask(QUESTIONS[name], tmp_path, tell, OWN_RATES)
+    assert answer.verdict == ("tiny-bert" if name == "stability" else "tiny-roberta")
+    assert any("its own learning rate" in caveat for caveat in answer.caveats)
+
+
+def test_the_first_table_has_models_with_rates_of_their_own(tmp_path: Path) -> None:
+    found = overview(results_of(tmp_path, models_differ(0.0), OWN_RATES))
+    assert [(row[0], "lr 0.0002" in str(row[1])) for row in found.main.rows] == [
+        *[("tiny-bert", False)] * 2,
+        *[("tiny-roberta", True)] * 2,
+    ]
+
+
+# Studies with too few examples to tell anything from chance
+
+
+def test_what_few_validation_examples_cannot_show_is_said(tmp_path: Path) -> None:
+    few = SMALL.replace("10000", "900").replace("[linear]", "[constant, linear]")
+    results = results_of(tmp_path, lambda settings, rng: healthy(0.53), few)
+    rng = np.random.default_rng(0)
+    caveats = collapse_or_overfitting.answer(results, rng).caveats
+    assert any("90 validation examples" in caveat for caveat in caveats)
+    assert "known to have failed or not" in lr_schedule.answer(results, rng).sentence
+
+
 # All of them
 
 
@@ -343,13 +393,22 @@ def test_half_a_study_with_failures_and_non_finite_runs_is_answered(tmp_path: Pa
     assert answer.sentence
 
 
-@pytest.mark.parametrize("text", [SMALL, BATCHES, GRID, GRID.replace("[tiny-bert, tiny-roberta]", "[tiny-bert]")])
+@pytest.mark.parametrize("story", [healthy, dead, lambda: healthy(0.53)])
+@pytest.mark.parametrize("seeds", [1, 100])
+@pytest.mark.parametrize(
+    "text", [SMALL, BATCHES, GRID, OWN_RATES, GRID.replace("[tiny-bert, tiny-roberta]", "[tiny-bert]")]
+)
 def test_every_command_can_be_run(
-    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    text: str,
+    seeds: int,
+    story: Callable[[], Story],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Each proposed command plans more than the study has, in the folder where its study lies."""
     space, plan = plan_of(tmp_path, text)
-    study = make(space, plan, lambda settings, rng: healthy() if settings["seed"] == 0 else None)
+    study = make(space, plan, lambda settings, rng: story() if settings["seed"] < seeds else None)
     study.write(tmp_path / "studies")
     monkeypatch.chdir(tmp_path)
     commands = {
@@ -362,4 +421,6 @@ def test_every_command_can_be_run(
         words = shlex.split(command)
         assert words[:3] == ["python", "-m", "study.run"]
         assert run_study([*words[3:], "--dry-run"]) == 0, command
-        assert "study made-up" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "study made-up" in printed
+        assert not re.search(r"^left +0 trajectories", printed, re.MULTILINE), command
