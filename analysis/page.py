@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 
 from analysis.answer import UNDETERMINED, Answer, Command, Figure, Table
 from analysis.findings import Findings
@@ -66,12 +67,19 @@ def origin(results: Results) -> str:
     parts = [count(len(results.plan.cells), "cell"), f"{len(results.runs):,} trajectories"]
     data = manifest.get("data")
     if isinstance(data, dict):
-        parts.append(
-            f"data {str(data.get('source'))[:60]}, {data.get('examples')} examples, {data.get('max_length')} tokens"
-        )
+        parts.append(f"data {_source(results, data)}, {data.get('examples')} examples, {data.get('max_length')} tokens")
     if isinstance(created := manifest.get("created"), int | float):
         parts.insert(0, "begun " + time.strftime("%Y-%m-%d", time.gmtime(created)))
     return " · ".join(parts)
+
+
+def _source(results: Results, data: Mapping[str, object]) -> str:
+    """What the data are; a file by its name and by the beginning of what tells its content."""
+    content, given = str(data.get("source")), results.space.get("data")
+    if not content.startswith("sha256:"):
+        return content[:60]
+    name = f"{Path(str(given['source'])).name} " if isinstance(given, Mapping) and given.get("source") else ""
+    return f"{name}({content[: len('sha256:') + 12]})"
 
 
 def _header(results: Results) -> str:

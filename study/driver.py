@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -40,10 +41,11 @@ def run(space: Space, plan: Plan, folder: StudyFolder, storage: Path, options: O
     cutting = space.search.scheduler is not None
     results = cell_results(folder, plan)
     left = unfinished(plan, results, cutting=cutting)
-    console.print(
-        f"study {plan.study}: {len(plan.cells):,} cells in {len(plan.trajectories):,} trajectories, "
+    held = (
+        f"{len(plan.cells):,} cells in {len(plan.trajectories):,} trajectories, "
         f"{len(plan.trajectories) - len(left):,} of them done"
     )
+    console.print(f"study {plan.study}: {held if plan.cells else 'a search that has chosen nothing yet'}")
     if space.searching:
         console.print("\n".join(budget_lines(space, plan, results)), soft_wrap=True)
     stopped = False
@@ -125,7 +127,9 @@ def _train(
     cluster = connect(options.address, verbose=options.verbose)
     signals.take()
     if cluster.dashboard:
-        console.print(f"Ray dashboard: {cluster.dashboard}  (token: ray get-auth-token)")
+        console.print(
+            f"Ray dashboard: {cluster.dashboard}  (token: {Path(sys.executable).with_name('ray')} get-auth-token)"
+        )
     sharing_gpus = space.run.gpu is None and most_gpus() > 0
     if space.searching and space.search.gpu_hours is not None and space.run.gpu is None and not sharing_gpus:
         raise StudyError("search.gpu_hours counts the hours of GPUs, and no node has one; give trials or examples")
@@ -149,7 +153,8 @@ def _train(
         now = _scheduler(space, folder, lambda: search.plan if search is not None else plan) if cutting else None
         train(folder, some, run, progress, signals, scheduler=now)
 
-    with Progress(left, console) as progress:
+    begun = {one.id: len(folder.trajectory(one.id).epochs()) for one in left}
+    with Progress(left, console, begun=begun, searching=search is not None) as progress:
         if search is not None:
 
             def begin(trajectory: Trajectory) -> None:

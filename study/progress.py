@@ -40,9 +40,21 @@ class Row:
 
 
 class Progress:
-    """A :class:`study.tuner.View` of ``trajectories`` on a console; use it as a context."""
+    """A :class:`study.tuner.View` of ``trajectories`` on a console; use it as a context.
 
-    def __init__(self, trajectories: Sequence[Trajectory], console: Console) -> None:
+    ``begun`` has the epochs that some ended in earlier runs; a search adds trajectories to those that are known.
+    """
+
+    def __init__(
+        self,
+        trajectories: Sequence[Trajectory],
+        console: Console,
+        *,
+        begun: Mapping[str, int] | None = None,
+        searching: bool = False,
+    ) -> None:
+        self.begun = begun or {}
+        self.searching = searching
         self.rows = {trajectory.id: Row(trajectory=trajectory) for trajectory in trajectories}
         self.console = console
         self.start = time.monotonic()
@@ -74,7 +86,11 @@ class Progress:
         row = self.rows[trajectory]
         again = row.state == "running"
         row.state = "running"
-        self._line(row, "goes on after a failure" if again else "started")
+        epochs = self.begun.get(trajectory)
+        self._line(
+            row,
+            "goes on after a failure" if again else f"goes on after epoch {epochs}" if epochs else "started",
+        )
 
     def reported(self, trajectory: str, result: Mapping[str, Any]) -> None:
         """A trajectory has ended an epoch."""
@@ -97,7 +113,8 @@ class Progress:
             f"best validation accuracy {row.best_accuracy:.3f}" if row.best_accuracy is not None else "no epoch ended"
         )
         ended = sum(row.state in ENDED for row in self.rows.values())
-        self._line(row, f"{f'FAILED: {error}' if error else f'{row.state}, {best}'}  [{ended}/{len(self.rows)}]")
+        counted = f"[{ended} done]" if self.searching else f"[{ended}/{len(self.rows)}]"
+        self._line(row, f"{f'FAILED: {error}' if error else f'{row.state}, {best}'}  {counted}")
 
     def seconds_left(self) -> float | None:
         """An estimate from the rates so far and the number of trajectories that run at once; None without any rate."""

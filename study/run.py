@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(without_credentials(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nstopped before anything was trained; to go on: {again()}", file=sys.stderr)
+        print(f"\nstopped; what was trained is kept; to go on: {again()}", file=sys.stderr)
         return 1
 
 

@@ -116,17 +116,19 @@ def _work(trajectories: Sequence[Trajectory]) -> str:
 
 
 def print_results(results: Sequence[CellResult], plan: Plan, folder: StudyFolder, console: Console) -> None:
-    """The result table, and each cell that has failed or is missing, with its reason."""
+    """The result table, each cell that has failed, with its reason, and how many are missing."""
     console.print(result_table(results, plan.axes))
-    missing = [result for result in results if result.state != "complete"]
-    for result in missing[:MOST_ROWS]:
-        outcome = result.outcome
-        why = f"failed: {outcome.error}; its log: {outcome.log}" if result.state == "failed" and outcome else "not done"
-        console.print(f"{result.cell.name}: {why}", soft_wrap=True)
-    if len(missing) > MOST_ROWS:
+    failed = [result for result in results if result.state == "failed" and result.outcome]
+    for result in failed[:MOST_ROWS]:
+        assert result.outcome is not None
         console.print(
-            f"and {len(missing) - MOST_ROWS:,} more cells are not done; --dry-run counts them", soft_wrap=True
+            f"{result.cell.name}: failed: {result.outcome.error}; its log: {result.outcome.log}", soft_wrap=True
         )
+    if len(failed) > MOST_ROWS:
+        console.print(f"and {len(failed) - MOST_ROWS:,} more cells have failed", soft_wrap=True)
+    missing = sum(result.state != "complete" for result in results) - len(failed)
+    if missing:
+        console.print(f"{missing:,} of {len(results):,} cells {'is' if missing == 1 else 'are'} not done")
 
 
 def result_table(results: Sequence[CellResult], axes: Sequence[str]) -> Table:
@@ -157,7 +159,8 @@ def _table(keys: Iterable[str]) -> Table:
 
 def _scores(result: CellResult) -> list[str]:
     chosen, last = result.chosen, result.last
-    ended: str = result.stop_reason or result.state
+    # It is shown when the driver is through, and nothing trains any more.
+    ended: str = result.stop_reason or ("interrupted" if result.state == "running" else result.state)
     if result.state == "failed" and result.outcome is not None and result.outcome.error:
         ended = f"failed: {result.outcome.error[:60]}"
     if last is None or chosen is None:
