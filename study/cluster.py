@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import shlex
+import signal
 import sys
 import uuid
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ def connect(address: str | None, *, verbose: bool) -> Cluster:
             logging.getLogger(name).setLevel(level)
         # A failed trial's traceback goes into its log, which the summary names.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    # A closed terminal tells all processes that it started: those of Ray have to live until the trajectories are saved.
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         context = ray.init(
             address=address or "local",
@@ -83,6 +86,8 @@ def connect(address: str | None, *, verbose: bool) -> Cluster:
             ) from error
         first = str(error).strip().splitlines()[0]
         raise StudyError(f"no Ray could be reached at {where}: {first}") from error
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
     url = context.dashboard_url
     return Cluster(dashboard=f"http://{url}" if url else None, local=address is None)
 

@@ -42,13 +42,17 @@ def make(scheduler: Scheduler) -> TrialScheduler:
 
 
 class PerGroup(FIFOScheduler):
-    """Asks the scheduler of the group that a trial belongs to; ``group`` knows it by the trajectory's id."""
+    """Asks the scheduler of the group that a trial belongs to; ``group`` knows it by the trajectory's id.
+
+    ``cut`` are the ids of those that were cut.
+    """
 
     def __init__(self, scheduler: Scheduler, group: Callable[[str], str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Ray's own
         self.kind = scheduler
         self.group = group
         self.schedulers: dict[str, TrialScheduler] = {}
+        self.cut: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune keeps a copy on disk, which nothing reads."""
@@ -79,7 +83,11 @@ class PerGroup(FIFOScheduler):
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Whether a trial goes on after this epoch; there is nothing to cut after its last."""
         decision = self.of(trajectory_of(trial)).on_trial_result(tune_controller, trial, result)
-        return decision if result["epoch"] < trial.config["trajectory"]["epochs"] else TrialScheduler.CONTINUE
+        if result["epoch"] >= trial.config["trajectory"]["epochs"]:
+            return TrialScheduler.CONTINUE
+        if decision == TrialScheduler.STOP:
+            self.cut.add(trajectory_of(trial))
+        return decision
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         """Called when a trial has ended."""

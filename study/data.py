@@ -165,21 +165,26 @@ def prepare(data: Data, *, identity: str, examples: int, model: str, model_ident
     tokenizer = load_tokenizer(model, max_length=data.max_length, texts=texts["train"])
     cache.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=cache))
-    for name, positions in parts.items():
-        input_ids, lengths = encode(texts[name], tokenizer, max_length=data.max_length)
-        columns: dict[str, npt.NDArray[Any]] = {"input_ids": input_ids, "lengths": lengths}
-        columns |= {"labels": found.labels[positions], "ids": found.ids[positions]}
-        for column, values in columns.items():
-            np.save(part / f"{name}-{column}.npy", values, allow_pickle=False)
-    tokenizer.save(part / "tokenizer")
-    (part / "encoded.json").write_text(
-        json.dumps({"label_names": [str(value) for value in data.label_values], "special": asdict(tokenizer.special)})
-    )
     try:
+        for name, positions in parts.items():
+            input_ids, lengths = encode(texts[name], tokenizer, max_length=data.max_length)
+            columns: dict[str, npt.NDArray[Any]] = {"input_ids": input_ids, "lengths": lengths}
+            columns |= {"labels": found.labels[positions], "ids": found.ids[positions]}
+            for column, values in columns.items():
+                np.save(part / f"{name}-{column}.npy", values, allow_pickle=False)
+        tokenizer.save(part / "tokenizer")
+        (part / "encoded.json").write_text(
+            json.dumps(
+                {"label_names": [str(value) for value in data.label_values], "special": asdict(tokenizer.special)}
+            )
+        )
         part.chmod(0o755)
         part.rename(folder)
-    except OSError:  # another process encoded the same at the same time
-        shutil.rmtree(part)
+    except OSError:
+        if not (folder / "encoded.json").exists():  # another process may have encoded the same at the same time
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

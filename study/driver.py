@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO, cast
 
 from rich.console import Console
 
@@ -15,7 +16,7 @@ from study.cutting import PerGroup, groups
 from study.manifest import Options, StudyError, describe, remember_precision
 from study.plan import Plan, Trajectory, from_json
 from study.preparation import prepare_models, write_configs
-from study.progress import Progress
+from study.progress import Lasting, Progress
 from study.queue import Queue
 from study.records import StudyFolder
 from study.search import Search
@@ -35,7 +36,7 @@ def run(space: Space, plan: Plan, folder: StudyFolder, storage: Path, options: O
 
     Raises StudyError, before anything is trained, for what the user has to mend.
     """
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, file=cast("TextIO", Lasting(sys.stdout)))
     if not console.is_terminal:
         console.width = WIDTH_OF_A_LOG
     cutting = space.search.scheduler is not None
@@ -88,11 +89,17 @@ def _report(folder: StudyFolder, mirroring: Mirroring, console: Console) -> None
         from analysis.report import write_report_of
 
         console.print(f"report:     {write_report_of(folder.path)}", soft_wrap=True)
-        if not mirroring.error:
-            mirroring.mirror.finish()
     except (Exception, KeyboardInterrupt) as error:
         console.print(f"no report was written ({type(error).__name__}: {error})", soft_wrap=True)
         console.print(f"  to try again:  python -m analysis.report {folder.path}", soft_wrap=True)
+        return
+    if not mirroring.error:
+        try:
+            mirroring.mirror.finish()
+        except TrackingError as error:
+            mirroring.error = str(error)
+        except KeyboardInterrupt:
+            mirroring.error = "interrupted before it had the report"
 
 
 def _encoded(space: Space, models: Sequence[str], cache: Path, console: Console) -> dict[str, Path]:

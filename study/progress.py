@@ -5,12 +5,13 @@ A table that keeps itself up to date on a terminal, one line per event anywhere 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TextIO
 
 from rich.console import Console, ConsoleRenderable
 from rich.live import Live
@@ -37,6 +38,35 @@ class Row:
     train_loss: float | None = None
     best_accuracy: float | None = None
     error: str | None = None
+
+
+class Lasting:
+    """A stream that may go away, as a pipe's reader or a terminal does: what is printed then is lost, and no error."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Print; returns the number of characters."""
+        try:
+            return self.stream.write(text)
+        except OSError:
+            self._leave()
+            return len(text)
+
+    def flush(self) -> None:
+        """Print what is held back."""
+        try:
+            self.stream.flush()
+        except OSError:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let what comes from now on, and what the stream holds back, go nowhere."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 class Progress:

@@ -6,6 +6,7 @@ Exit codes: 0 all cells are done; 1 some failed or are missing, each named; 2 so
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -19,6 +20,9 @@ from study.faults import SpaceError
 from study.manifest import Options, StudyError, alone, find_plan, find_study, storage_folder
 from study.space import read
 from study.summary import describe_plan
+
+# A disk, or a user's part of one, that has no room left.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,6 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(space, plan, folder, storage, options(given))
     except (SpaceError, StudyError) as error:
         print(without_credentials(str(error)), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(f"there is no room left on the disk{where}; make some, and go on: {again()}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nstopped; what was trained is kept; to go on: {again()}", file=sys.stderr)

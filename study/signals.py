@@ -19,7 +19,8 @@ class Interrupted(Exception):
 class Signals:
     """Takes SIGINT, SIGTERM and SIGHUP: the first asks the study to save and stop, the second ends it at once.
 
-    While nothing is training yet, ``saving`` is False and the first one raises KeyboardInterrupt.
+    While nothing is training yet, ``saving`` is False and the first one raises KeyboardInterrupt. A SIGHUP that
+    ``nohup`` has told the process to ignore is ignored.
     """
 
     def __init__(self, folder: StudyFolder, tell: Callable[[str], None]) -> None:
@@ -39,7 +40,8 @@ class Signals:
     def take(self) -> None:
         """Take the signals, again where Ray took SIGTERM for itself as it started."""
         for number in TAKEN_SIGNALS:
-            signal.signal(number, self._receive)
+            if number != signal.SIGHUP or self._before[number] != signal.SIG_IGN:
+                signal.signal(number, self._receive)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from study.manifest import StudyError, alone
 from study.records import StudyFolder
 from study.run import Parser, add_tracking_uri
 
@@ -25,7 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         mirror = Mirror(folder, tracking_uri=given.tracking_uri or manifest["tracking"])
-        mirror.finish()
+        try:
+            with alone(folder):
+                mirror.finish()
+        except StudyError:  # somebody runs it
+            mirror.sync()
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -352,9 +352,13 @@ class Mirroring:
     ) -> None:
         self._leaving.set()
         self.poke()
-        self._thread.join(self._finish_within_seconds)
+        waited = f"within {self._finish_within_seconds:g} seconds"
+        try:
+            self._thread.join(self._finish_within_seconds)
+        except KeyboardInterrupt:
+            waited = "before it was interrupted"
         if self._thread.is_alive():
-            self.error = f"MLflow did not take everything within {self._finish_within_seconds:g} seconds"
+            self.error = f"MLflow did not take everything {waited}"
 
     def poke(self) -> None:
         """There is something new; returns at once."""

@@ -6,6 +6,7 @@ Each start gives it the trajectories that are left, and what Ray itself writes i
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +20,9 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
-from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from study.cutting import trajectory_of
+from study.cutting import PerGroup, trajectory_of
 from study.plan import Trajectory
 from study.records import Outcome, StudyFolder, TrajectoryFolder, write_atomically
 from study.settings import Run
@@ -58,9 +58,10 @@ class _Watch(TrialProgressCallback):
     In the place of Tune's own line for a trial that ends without a result, which it prints at any verbosity.
     """
 
-    def __init__(self, folder: StudyFolder, view: View) -> None:
+    def __init__(self, folder: StudyFolder, view: View, scheduler: PerGroup | None) -> None:
         self.folder = folder
         self.view = view
+        self.scheduler = scheduler
         self.waiting_for: set[str] | None = None
         self.until = 0.0
 
@@ -84,7 +85,8 @@ class _Watch(TrialProgressCallback):
         if self.folder.stop_file.exists():
             return
         trajectory = self.folder.trajectory(trajectory_of(trial))
-        cut = trajectory.outcome() is None  # it waits, after an epoch, to be told to go on, and is not
+        # Storage that nodes share may show an outcome seconds after it was written; what was cut, the scheduler knows.
+        cut = self.scheduler is not None and trajectory_of(trial) in self.scheduler.cut and trajectory.outcome() is None
         if cut:
             _write_cut(trajectory)
         self.view.ended(trajectory_of(trial), error=None, cut=cut)
@@ -95,7 +97,8 @@ class _Watch(TrialProgressCallback):
         error, trajectory = trial.get_error(), self.folder.trajectory(trajectory_of(trial))
         text = Path(trial.error_file).read_text() if trial.error_file else str(error)
         log = trajectory.path / "error.log"
-        write_atomically(log, text.encode())
+        with contextlib.suppress(OSError):  # of a full disk, which ends no study
+            write_atomically(log, text.encode())
         reason = f"{_reason(error, text)} (tried {_times(trial.num_failures)})"
         trajectory.write_outcome(Outcome(status="failed", error=reason, log=str(log)))
         self.view.ended(trajectory_of(trial), error=reason)
@@ -193,7 +196,7 @@ def train(
     view: View,
     signals: Signals,
     *,
-    scheduler: TrialScheduler | None = None,
+    scheduler: PerGroup | None = None,
 ) -> None:
     """Train ``trajectories``, as many at once as the cluster has room for; those of a search as they come.
 
@@ -241,7 +244,7 @@ def train(
             name="tune",
             storage_path=str(state),
             failure_config=tune.FailureConfig(max_failures=run.max_failures),
-            callbacks=[_Watch(folder, view)],
+            callbacks=[_Watch(folder, view, scheduler)],
             verbose=0,
         ),
     )

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import re
 import shutil
 import signal
@@ -120,9 +121,12 @@ def test_whoever_comes_second_is_told_who_runs_it(finished: tuple[Study, str]) -
     assert re.search(r"is being run by \S+ on \S+ \(process \d+\) since \d{4}-", output)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "to_all"),
+    [(signal.SIGINT, False), (signal.SIGTERM, False), pytest.param(signal.SIGHUP, True, id="terminal-closed")],
+)
 def test_interrupted_and_continued_is_as_if_nothing_had_happened(
-    finished: tuple[Study, str], tmp_path: Path, number: signal.Signals
+    finished: tuple[Study, str], tmp_path: Path, number: signal.Signals, to_all: bool
 ) -> None:
     study = Study(tmp_path / "interrupted")
     study.space["fixed"]["epochs"] = 3
@@ -133,7 +137,7 @@ def test_interrupted_and_continued_is_as_if_nothing_had_happened(
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.01)
-    process.send_signal(number)
+    (os.killpg if to_all else os.kill)(process.pid, number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     assert f"stopped by {number.name}" in output
@@ -145,6 +149,18 @@ def test_interrupted_and_continued_is_as_if_nothing_had_happened(
     assert_same_records(study, finished[0])
     assert {run.info.status for run in study.runs()} == {"FINISHED"}
     assert len(study.runs()) == 4
+
+
+def test_with_nohup_it_outlives_its_terminal_and_whoever_read_what_it_prints(tmp_path: Path) -> None:
+    study = Study(tmp_path / "left-alone")
+    process = study.start("--set", "epochs=1", wrapper=["nohup"])
+    assert process.stdout is not None
+    while "started" not in process.stdout.readline():
+        assert process.poll() is None
+    process.stdout.close()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=240) == 0
+    assert [result.state for result in cell_results(study.results(), study.plan())] == ["complete"] * 4
 
 
 def test_what_fails_is_named_with_its_log_and_the_rest_goes_on(finished: tuple[Study, str], tmp_path: Path) -> None:
