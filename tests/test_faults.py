@@ -217,6 +217,16 @@ def test_storage_that_a_node_does_not_see_is_refused(tmp_path: Path, free_port: 
     assert not study.histories()
 
 
+@pytest.mark.namespaces
+def test_a_disk_without_room_for_the_data_is_told_of_and_nothing_is_left_on_it(tmp_path: Path) -> None:
+    study = Study(tmp_path / "no-room")
+    (study.folder / "studies").mkdir(parents=True)
+    script = 'mount -t tmpfs -o size=60k tmpfs studies && "$@"; echo "exit code $?"; ls -a studies/.encoded'
+    output = study.run(wrapper=["unshare", "-m", "sh", "-c", script, "sh"])
+    assert "there is no room left on the disk" in output
+    assert output.splitlines()[-3:] == ["exit code 2", ".", ".."]
+
+
 @pytest.mark.slow
 @pytest.mark.namespaces
 def test_a_full_disk_is_told_of_and_the_study_goes_on_once_there_is_room(undisturbed: Study, tmp_path: Path) -> None:
