@@ -1,7 +1,6 @@
 """A study as its user runs it: a space file in a folder, and ``python -m study.run`` in a process of its own."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,7 +43,6 @@ class Study:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # tests that run under nohup hand it on
         )
 
     def run(self, *arguments: str, exits: int = 0, wrapper: Sequence[str] = ()) -> str:
