@@ -130,7 +130,7 @@ def test_interrupted_and_continued_is_as_if_nothing_had_happened(
 ) -> None:
     study = Study(tmp_path / "interrupted")
     study.space["fixed"]["epochs"] = 3
-    process = study.start()
+    process = study.start(wrapper=["env", "--default-signal=HUP"])  # tests that run under nohup would hand it on
     histories = study.folder / "studies" / "small" / "trajectories"
     until = time.monotonic() + 120
     while not any(path.stat().st_size for path in histories.glob("*/history.jsonl")):
