@@ -183,8 +183,7 @@ def _caveats(whole: Sequence[Run], runs: Sequence[Run]) -> list[str]:
 def _next(results: Results, verdict: str) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
-    commands = go_on(results)
-    return [*commands, more_seeds(results, "narrows what each rule costs")]
+    return [*go_on(results), more_seeds(results, "narrows what each rule costs")]
 
 
 def _range(rules: Sequence[Rule]) -> tuple[float, float]:

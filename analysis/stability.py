@@ -229,8 +229,7 @@ def _caveats(pairs: Sequence[Pair], seeds: int) -> list[str]:
 def _next(results: Results, verdict: str) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
-    commands = go_on(results)
-    return [*commands, more_seeds(results, "shows spread and failure rates", SEEDS_TO_COUNT)]
+    return [*go_on(results), more_seeds(results, "shows spread and failure rates", SEEDS_TO_COUNT)]
 
 
 def _figures(results: Results, ended: Sequence[Run]) -> list[Figure]:

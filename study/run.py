@@ -1,6 +1,6 @@
 """Runs a study: reads its space, trains what is left of it, mirrors it to MLflow.
 
-Exit codes: 0 all cells are done; 1 some failed or are missing, each named; 2 something that the user has to mend.
+Exit codes: 0 all cells are done; 1 some failed, each named, or are missing; 2 something that the user has to mend.
 """
 
 from __future__ import annotations
