@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis import (
+from analysis.answer import Answer
+from analysis.evidence.trials import cut_caveat
+from analysis.overview import Overview, overview
+from analysis.questions import (
     batch_size,
     calibration,
     collapse_or_overfitting,
@@ -15,12 +18,9 @@ from analysis import (
     lr_schedule,
     stability,
     tuning,
-    validation_or_test,
 )
-from analysis.answer import Answer
-from analysis.overview import Overview, overview
+from analysis.questions import which_split as validation_or_test
 from analysis.results import Results
-from analysis.searches import cut_caveat
 
 QUESTIONS = {
     "collapse-or-overfitting": collapse_or_overfitting.answer,

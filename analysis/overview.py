@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from analysis.answer import Estimate, Table, Value
-from analysis.comparison import own_keys
-from analysis.conditions import key_of, schedule_keys, words
-from analysis.diagnosis import learned_threshold
-from analysis.multibootstrap import mean_over_seeds_and_examples
+from analysis.evidence.comparison import own_keys
+from analysis.evidence.conditions import key_of, schedule_keys, words
+from analysis.evidence.diagnosis import learned_threshold
+from analysis.evidence.trials import by_group, cut_table, how_chosen, search_warnings, searches_table, searching, worth
 from analysis.references import PublishedResult
 from analysis.results import Results
-from analysis.searches import by_group, cut_table, how_chosen, search_warnings, searches_table, searching, worth
-from analysis.statistics import mean_over_seeds
+from analysis.statistics.intervals import mean_over_seeds
+from analysis.statistics.multibootstrap import mean_over_seeds_and_examples
 from analysis.wording import number, percent
-from study.cells import CellResult
-from study.plan import SettingValues, label
+from study.plan.cell_results import CellResult
+from study.plan.plan import SettingValues, label
 
 MOST_ROWS = 200
 MOST_OF_A_SEARCH = 3

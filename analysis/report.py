@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.findings import find
-from analysis.markdown import markdown
-from analysis.page import page
-from analysis.plots import draw, for_paper
+from analysis.rendering.markdown import markdown
+from analysis.rendering.page import page
+from analysis.rendering.plots import draw, for_paper
 from analysis.results import Results, ResultsError, read
 from study.records import write_atomically
 
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with contextlib.ExitStack() as stack:
             if given.study.startswith(MLFLOW):
-                from analysis.mirrored import study_from_mlflow  # imports MLflow, which a folder does not need
+                from analysis.from_mlflow import study_from_mlflow  # imports MLflow, which a folder does not need
 
                 experiment = given.study.removeprefix(MLFLOW)
                 folder = stack.enter_context(study_from_mlflow(experiment, tracking_uri=given.tracking_uri))

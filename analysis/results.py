@@ -1,7 +1,7 @@
 """What was measured in a study, and how much of it is there?
 
 Everything is read from the study's folder, be the study finished, running or half failed; what MLflow keeps of a study
-is laid out as such a folder first (:mod:`analysis.mirrored`), so both ways give the same results.
+is laid out as such a folder first (:mod:`analysis.from_mlflow`), so both ways give the same results.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from analysis.probabilities import Scored, score
 from analysis.references import PublishedResult, published
-from study.cells import CellResult, cell_result
-from study.document import parse
-from study.faults import Faults
-from study.plan import Cell, Plan, Trajectory, from_json
+from analysis.statistics.probabilities import Scored, score
+from study.plan.cell_results import CellResult, cell_result
+from study.plan.plan import Cell, Plan, Trajectory, from_json
 from study.records import Epoch, Interval, Outcome, Predictions, Record, Split, StudyFolder, read_predictions
+from study.space.diagnostics import Faults
+from study.space.yaml_document import parse
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,12 +22,12 @@ from scipy import stats
 
 from benchmarks.alternation import table
 from benchmarks.machine import describe
-from study.data import EncodedData, open_encoded, prepare
-from study.devices import Precision, find_device, keep_freed_memory
+from study.data.dataset import EncodedData, open_encoded, prepare
 from study.records import Epoch
 from study.settings import Data, Settings
 from study.stopping import Policy
-from study.trainable import make_loop
+from study.training.devices import Precision, find_device, keep_freed_memory
+from study.training.trajectory import make_loop
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 

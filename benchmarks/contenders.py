@@ -17,12 +17,12 @@ import torch
 import transformers
 
 from benchmarks.workload import Shape, as_data, make_model, take
-from study.data import Encoded
-from study.devices import LARGEST_MICRO_BATCH, Precision, give_back_memory, is_out_of_memory
-from study.finetune import FineTuning
-from study.models import Classifier
+from study.data.dataset import Encoded
+from study.models.classifier import Classifier
 from study.settings import Settings
 from study.stopping import Policy
+from study.training.devices import LARGEST_MICRO_BATCH, Precision, give_back_memory, is_out_of_memory
+from study.training.loop import FineTuning
 
 WARM_UP_STEPS = 2
 # The settings that both sides share: the library's defaults.
@@ -33,7 +33,7 @@ LOG_EVERY_EXAMPLES = 2_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One way of training: by this loop or by ``trainer``; ``savings`` are those of ``study.models.Classifier``."""
+    """One way of training: this loop, or ``trainer``; ``savings`` as in :class:`study.models.classifier.Classifier`."""
 
     name: str
     trainer: bool = False

@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from study.cells import cell_results
-from study.plan import Plan
-from study.preparation import write_configs
+from study.execution.interruption import Signals
+from study.execution.preparation import write_configs
+from study.execution.tuner import train
+from study.plan.cell_results import cell_results
+from study.plan.plan import Plan
 from study.records import Epoch, Interval, Record, StudyFolder
 from study.settings import Run
-from study.signals import Signals
-from study.space import Space
-from study.trainable import make_loop
-from study.tuner import train
+from study.space.reader import Space
+from study.training.trajectory import make_loop
 
 CLOCK = ("train_seconds", "time")
 
 
 @dataclass(slots=True)
 class Watch:
-    """When trajectories ended (``perf_counter``), by id; a view as :mod:`study.tuner` takes it."""
+    """When trajectories ended (``perf_counter``), by id; a view as :mod:`study.execution.tuner` takes it."""
 
     ended_at: dict[str, float] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 import transformers
 
-from study.devices import Precision, device_name
+from study.training.devices import Precision, device_name
 
 # Large enough for the device's full rate, small enough for a fraction of a second.
 MATRIX = {"cpu": 1_536, "cuda": 8_192}

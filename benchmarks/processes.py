@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from benchmarks.contenders import Contender, Timing, Work
-from study.devices import find_device, keep_freed_memory, set_tf32
+from study.training.devices import find_device, keep_freed_memory, set_tf32
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 

@@ -1,8 +1,9 @@
 """How good is the best of the first trials that a search makes, by its sampler?
 
-One repeat is a random search and one by TPE, with the same seeds and the same budget, as :mod:`study.search` makes them
-and :mod:`study.trainable` trains them, in one process of one thread. A configuration that both searches choose is
-trained once: on one processor the second time would give the same bits.
+One repeat is a random search and one by TPE, with the same seeds and the same budget, as
+:mod:`study.search.optuna_search` makes them and :mod:`study.training.trajectory` trains them, in one process of one
+thread. A configuration that both searches choose is trained once: on one processor the second time would give the same
+bits.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from typing import Literal
 
 import transformers
 
-from study.cells import CellResult, cell_results, trial_score
-from study.manifest import find_plan
-from study.plan import Trajectory
-from study.preparation import write_configs
-from study.queue import Queue
+from study.execution.manifest import find_plan
+from study.execution.preparation import write_configs
+from study.plan.cell_results import CellResult, cell_results, trial_score
+from study.plan.plan import Trajectory
 from study.records import StudyFolder
-from study.search import Search
-from study.space import Space
-from study.trainable import train_trajectory
+from study.search.optuna_search import Search
+from study.search.trajectory_queue import Queue
+from study.space.reader import Space
+from study.training.trajectory import train_trajectory
 
 METHODS: Mapping[str, Literal["random", "optuna"]] = {"random": "random", "TPE": "optuna"}
 

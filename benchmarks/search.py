@@ -22,14 +22,14 @@ if not __package__:  # run as a file: the study.py beside this one must not be t
 
 import torch
 
-from analysis.statistics import mean_over_seeds
+from analysis.statistics.intervals import mean_over_seeds
 from benchmarks.alternation import Rates, since, spread, table
 from benchmarks.machine import describe
 from benchmarks.samplers import METHODS, Repeat, Searched, search_both
 from benchmarks.trials import Job, Took, alone, in_a_process, library, study_run
-from study.devices import Precision, choose_precision, find_device
-from study.preparation import prepare_models
-from study.space import Space, read
+from study.execution.preparation import prepare_models
+from study.space.reader import Space, read
+from study.training.devices import Precision, choose_precision, find_device
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("samplers", "speed")

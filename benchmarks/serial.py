@@ -15,10 +15,10 @@ import torch
 import transformers
 
 from benchmarks.contenders import collate, rows
-from study.data import EncodedData
-from study.devices import find_device
-from study.models import load_classifier
+from study.data.dataset import EncodedData
+from study.models.classifier import load_classifier
 from study.settings import Settings
+from study.training.devices import find_device
 
 LARGEST_BATCH = 64
 

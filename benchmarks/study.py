@@ -29,14 +29,14 @@ from benchmarks.alternation import table
 from benchmarks.grid import apart, bare_seconds, differences, inside_seconds, through_ray
 from benchmarks.machine import describe
 from benchmarks.serial import cell_seconds
-from study.cluster import connect, disconnect
-from study.data import open_encoded
-from study.devices import choose_precision, find_device, keep_freed_memory
-from study.plan import Plan, make_plan
-from study.preparation import prepare_models
+from study.data.dataset import open_encoded
+from study.execution.cluster import connect, disconnect
+from study.execution.preparation import prepare_models
+from study.plan.plan import Plan, make_plan
 from study.records import StudyFolder
 from study.settings import Settings
-from study.space import Space, read
+from study.space.reader import Space, read
+from study.training.devices import choose_precision, find_device, keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("overhead", "derived", "cells")

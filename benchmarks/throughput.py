@@ -24,7 +24,7 @@ from benchmarks.contenders import Contender, Work
 from benchmarks.machine import Matmul, describe
 from benchmarks.processes import CLOCKS, Group
 from benchmarks.workload import SHAPES, generated, read_texts, training_flops
-from study.devices import Precision, choose_precision, find_device, set_tf32
+from study.training.devices import Precision, choose_precision, find_device, set_tf32
 
 TRAINER = Contender(name="Trainer, float32", trainer=True)
 SAME = Contender(name="loop, float32, same arithmetic")

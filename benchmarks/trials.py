@@ -23,14 +23,14 @@ from benchmarks.accuracy import last_epoch
 from benchmarks.contenders import collate, rows
 from benchmarks.grid import inside_seconds
 from benchmarks.serial import arguments, library_model
-from study.data import EncodedData, open_encoded
-from study.devices import Precision, keep_freed_memory
-from study.plan import from_json
-from study.preparation import prepare_models
+from study.data.dataset import EncodedData, open_encoded
+from study.execution.preparation import prepare_models
+from study.plan.plan import from_json
 from study.records import Epoch, StudyFolder
-from study.search import choices, part
+from study.search.optuna_search import choices, part
 from study.settings import Settings
-from study.space import Space
+from study.space.reader import Space
+from study.training.devices import Precision, keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 # What of the library's arguments a trial may change.

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 import transformers
 
-from study.data import Encoded, EncodedData, open_encoded, prepare
-from study.models import SpecialTokens
+from study.data.dataset import Encoded, EncodedData, open_encoded, prepare
+from study.models.classifier import SpecialTokens
 from study.settings import Data
 
 CLASSES = 2

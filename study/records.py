@@ -261,7 +261,7 @@ class StudyFolder:
         return read_json(self.path / "study.json")
 
     def plan(self) -> dict[str, Any] | None:
-        """The plan's JSON (see :func:`study.plan.from_json`)."""
+        """The plan's JSON (see :func:`study.plan.plan.from_json`)."""
         return read_json(self.path / "plan.json")
 
     def write(self, *, manifest: Mapping[str, Any], plan: Mapping[str, Any], space: str) -> None:

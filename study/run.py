@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from study.cells import cell_results
-from study.contents import without_credentials
-from study.faults import SpaceError
-from study.manifest import Options, StudyError, alone, find_plan, find_study, storage_folder
-from study.space import read
-from study.summary import describe_plan
+from study.execution.manifest import Options, StudyError, alone, find_plan, find_study, storage_folder
+from study.plan.cell_results import cell_results
+from study.space.diagnostics import SpaceError
+from study.space.reader import read
+from study.terminal.summary import describe_plan
+from study.tracking.run_contents import without_credentials
 
 # A disk, or a user's part of one, that has no room left.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.dry_run:
             return show(describe_plan(space, plan, cell_results(folder, plan), str(folder.path)))
         with alone(folder):
-            from study.driver import run  # imports torch, Ray and MLflow, which a fault need not wait for
+            from study.execution.driver import run  # imports torch, Ray and MLflow, which a fault need not wait for
 
             return run(space, plan, folder, storage, options(given))
     except (SpaceError, StudyError) as error:

@@ -1,7 +1,7 @@
 """What can be set: the settings of a cell, the data, and the machines of a study.
 
 Every number that the loop uses is named here, with its unit and its default. Models are frozen, refuse unknown keys,
-and know neither files nor positions; :mod:`study.space` adds those to the faults found here.
+and know neither files nor positions; :mod:`study.space.reader` adds those to the faults found here.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.manifest import StudyError, alone
+from study.execution.manifest import StudyError, alone
 from study.records import StudyFolder
 from study.run import Parser, add_tracking_uri
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if manifest is None:
         print(f"{given.study} holds no study", file=sys.stderr)
         return 2
-    from study.tracking import Mirror, TrackingError
+    from study.tracking.mirror import Mirror, TrackingError
 
     try:
         mirror = Mirror(folder, tracking_uri=given.tracking_uri or manifest["tracking"])

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from places import ROOT
 
 from study import run, sync
-from study.contents import without_credentials
+from study.tracking.run_contents import without_credentials
 
-ROOT = Path(__file__).parent.parent
 # Part of every password here: in no text, and in no file whose bytes are those of a text.
 SECRET = "W0RD"
 SPACE = """

@@ -16,7 +16,7 @@ import transformers
 from mlflow import MlflowClient
 from study_process import Study, assert_same_records
 
-from study.cells import cell_results
+from study.plan.cell_results import cell_results
 
 ROBERTA = "tiny-roberta"
 

@@ -1,0 +1,1 @@
+"""Evidence: conditions, diagnoses, trials and comparisons of a study's results."""

@@ -1,0 +1,106 @@
+"""Which runs differ in one thing alone, so that a difference between them can be laid to it?
+
+A *condition* is all settings of a cell but its seed. A *stratum* holds everything fixed but the keys that are compared,
+and has one arm for each of their values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from study.plan.plan import SettingValues, label
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm(Generic[T]):
+    """The members of a stratum that share the compared value, by seed."""
+
+    settings: SettingValues
+    members: Mapping[int, T]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stratum(Generic[T]):
+    """Members that differ in nothing but the compared keys and the seed. ``settings`` are those of the first of them.
+
+    Arms are keyed by the compared value in words.
+    """
+
+    settings: SettingValues
+    arms: Mapping[str, Arm[T]]
+
+    def shared_seeds(self, first: str, second: str) -> list[int]:
+        """The seeds that both arms have."""
+        return sorted(self.arms[first].members.keys() & self.arms[second].members.keys())
+
+
+def key_of(settings: SettingValues, without: Iterable[str]) -> str:
+    """Equal for settings that differ in nothing but ``without``."""
+    left_out = set(without)
+    return json.dumps({key: value for key, value in settings.items() if key not in left_out}, sort_keys=True)
+
+
+def strata(
+    members: Sequence[T],
+    settings_of: Callable[[T], SettingValues],
+    *,
+    compared: Sequence[str],
+    ignored: Sequence[str] = (),
+) -> list[Stratum[T]]:
+    """The strata of ``members``, in their order; ``ignored`` keys may differ without being compared."""
+    grouped: dict[str, dict[str, dict[int, T]]] = {}
+    firsts: dict[str, SettingValues] = {}
+    arm_settings: dict[tuple[str, str], SettingValues] = {}
+    for member in members:
+        settings = settings_of(member)
+        key = key_of(settings, [*compared, *ignored, "seed"])
+        value = words(settings, compared)
+        grouped.setdefault(key, {}).setdefault(value, {}).setdefault(int(settings["seed"]), member)
+        firsts.setdefault(key, settings)
+        arm_settings.setdefault((key, value), settings)
+    return [
+        Stratum(
+            settings=firsts[key],
+            arms={value: Arm(settings=arm_settings[key, value], members=seeds) for value, seeds in arms.items()},
+        )
+        for key, arms in grouped.items()
+    ]
+
+
+def words(settings: SettingValues, keys: Iterable[str]) -> str:
+    """Some settings in words, as tables and legends show them."""
+    return " · ".join(value_words(key, settings) for key in keys if _applies(key, settings)) or "all settings"
+
+
+def value_words(key: str, settings: SettingValues) -> str:
+    """One setting in words that need no column heading."""
+    value = settings.get(key)
+    if key == "warmup_fraction":
+        return f"{value:.0%} warm-up" if value else "no warm-up"
+    if key == "learning_rate":
+        return f"lr {value:g}"
+    if key == "lr_scaling":
+        return f"{value} lr scaling" if value != "none" else "no lr scaling"
+    if key == "batch_size":
+        return f"batch {value:,}"
+    if key == "max_gradient_norm":
+        return "no clipping" if value is None else f"clipped at {value:g}"
+    if key == "adam_betas" and isinstance(value, list | tuple):
+        return f"β {value[0]:g}, {value[1]:g}"
+    if key in ("epochs", "optimizer_steps"):
+        return f"{value:,} {key.replace('_', ' ')}"
+    return label(key, value).replace("_", " ") if key != "model" else label(key, value)
+
+
+def _applies(key: str, settings: SettingValues) -> bool:
+    return not (key in ("epochs", "optimizer_steps", "polynomial_power") and settings.get(key) is None)
+
+
+def schedule_keys(varying: Sequence[str]) -> tuple[str, ...]:
+    """What makes a schedule in this study: its name, and its warm-up where a schedule brings its own."""
+    return tuple(key for key in ("lr_schedule", "warmup_fraction", "polynomial_power") if key in varying)

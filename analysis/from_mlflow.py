@@ -1,0 +1,155 @@
+"""What does an MLflow server keep of a study, laid out as the study's folder?
+
+Only what the mirror uploads is read, so another person's laptop needs the tracking server and nothing else. A
+trajectory that has ended is there with all of its records. Of one that still trains the server has the metrics alone:
+its epochs are made from them again, without test scores and predictions, which only ended cells have.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from analysis.results import ResultsError
+from study.plan.plan import Plan, Trajectory, from_json
+from study.records import Epoch, Split, StudyFolder
+from study.tracking.run_contents import CHOSEN_METRICS, EPOCH_METRICS, without_credentials
+
+# Downloads wait for the server; sqlite and the server's workers take a few at a time.
+DOWNLOADS = 4
+SPLITS: tuple[Split, ...] = ("validation", "test")
+
+
+@contextmanager
+def study_from_mlflow(experiment: str, *, tracking_uri: str | None) -> Iterator[Path]:
+    """A folder, for as long as the context lasts, that holds the newest study of ``experiment``.
+
+    Raises ResultsError, without credentials, where there is none or the server cannot be reached.
+    """
+    if not tracking_uri:
+        raise ResultsError(f"mlflow:{experiment}: say where MLflow is, with --tracking-uri or $MLFLOW_TRACKING_URI")
+    with tempfile.TemporaryDirectory(prefix="study-") as folder:
+        path = Path(folder)
+        try:
+            _lay_out(MlflowClient(tracking_uri), experiment, path)
+        except ResultsError:
+            raise
+        except Exception as error:  # MLflow, requests, SQLAlchemy and every artifact store have their own
+            told = without_credentials(f"{type(error).__name__}: {error}").splitlines()[0]
+            where = without_credentials(tracking_uri)
+            raise ResultsError(f"mlflow:{experiment} cannot be read from {where}: {told}") from None
+        yield path
+
+
+def _lay_out(client: MlflowClient, experiment: str, path: Path) -> None:
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise ResultsError(f"MLflow has no experiment named {experiment!r}")
+    parents = _search(client, found.experiment_id, "tags.cell = 'study'")
+    if not parents:
+        raise ResultsError(f"the experiment {experiment!r} holds no study: no run of it has the tag cell = study")
+    parent = parents[-1]  # the newest
+    _download(client, parent, "study", path)
+    values = StudyFolder(path).plan()
+    if values is None:
+        raise ResultsError(f"the experiment {experiment!r} holds no plan yet: its study has only begun")
+    plan = from_json(values)
+    runs = {
+        run.data.tags["cell"]: run
+        for run in _search(client, found.experiment_id, f"tags.study_id = '{parent.data.tags['study_id']}'")
+    }
+    with ThreadPoolExecutor(DOWNLOADS) as workers:
+        jobs = [workers.submit(_trajectory, client, plan, one, runs, path) for one in plan.trajectories]
+        for job in jobs:
+            job.result()
+
+
+def _search(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:
+    """All runs that match, the oldest first."""
+    found: list[Run] = []
+    token: str | None = None
+    while token != "":
+        page = client.search_runs(
+            [experiment_id], query, max_results=1_000, order_by=["attributes.start_time ASC"], page_token=token
+        )
+        found += page
+        token = page.token or ""
+    return found
+
+
+def _download(client: MlflowClient, run: Run, folder: str, to: Path) -> None:
+    """Bring one of a run's artifact folders to ``to``; nothing where it has none."""
+    if not client.list_artifacts(run.info.run_id, folder):
+        return
+    to.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent) as staging:
+        shutil.copytree(client.download_artifacts(run.info.run_id, folder, staging), to, dirs_exist_ok=True)
+
+
+def _trajectory(client: MlflowClient, plan: Plan, trajectory: Trajectory, runs: Mapping[str, Run], path: Path) -> None:
+    """Lay out one trajectory: its records where it has ended, else what its runs' metrics say."""
+    owner = runs.get(trajectory.cells[0])
+    if owner is None:
+        return
+    folder = StudyFolder(path).trajectory(trajectory.id)
+    _download(client, owner, "trajectory", folder.path)
+    if folder.outcome() is not None:
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    epochs = _epochs(client, trajectory, owner)
+    for id_ in trajectory.cells:
+        if id_ in runs and runs[id_].data.tags.get("status") == "complete":
+            epochs = _with_chosen(client, runs[id_], epochs, folder.path)
+    folder.append(epochs)
+
+
+def _epochs(client: MlflowClient, trajectory: Trajectory, run: Run) -> list[Epoch]:
+    """A running trajectory's epochs from the metrics of the run that owns it; those that all metrics have."""
+    by_step: dict[int, dict[str, Any]] = {}
+    for key, name in {**EPOCH_METRICS, "train/learning_rate": "learning_rate"}.items():
+        for point in client.get_metric_history(run.info.run_id, key):
+            values = by_step.setdefault(point.step, {})
+            values[name] = point.value
+            if key == "train/epoch":
+                values["time"] = point.timestamp / 1000
+    whole = [(step, v) for step, v in sorted(by_step.items()) if {*EPOCH_METRICS.values(), "learning_rate"} <= v.keys()]
+    return [_epoch(trajectory, step, values) for step, values in whole]
+
+
+def _epoch(trajectory: Trajectory, examples_seen: int, values: Mapping[str, Any]) -> Epoch:
+    number = int(values["epoch"])
+    return Epoch(
+        **{
+            **values,
+            "epoch": number,
+            "examples_seen": examples_seen,
+            "optimizer_step": min(number * trajectory.steps_per_epoch, trajectory.optimizer_steps),
+            "non_finite_steps": int(values["non_finite_steps"]),
+            "test_loss": None,
+            "test_accuracy": None,
+        }
+    )
+
+
+def _with_chosen(client: MlflowClient, run: Run, epochs: Sequence[Epoch], folder: Path) -> list[Epoch]:
+    """A complete cell's test scores at its chosen epoch, and that checkpoint's predictions."""
+    metrics = run.data.metrics
+    number = int(metrics.get("chosen/epoch", 0))
+    scores = {name: metrics.get(key) for key, name in CHOSEN_METRICS.items() if key.startswith("test/")}
+    with tempfile.TemporaryDirectory(dir=folder) as staging:
+        _download(client, run, "predictions", Path(staging) / "predictions")
+        for split in SPLITS:
+            source = Path(staging) / "predictions" / f"{split}.parquet"
+            if number and source.exists():
+                (folder / "predictions").mkdir(exist_ok=True)
+                shutil.move(source, folder / "predictions" / f"epoch-{number:04d}-{split}.parquet")
+    return [replace(epoch, **scores) if epoch.epoch == number else epoch for epoch in epochs]  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Questions: one module each, from results to an answer."""

@@ -1,0 +1,224 @@
+"""When should one stop: what would each stopping rule have saved, and what would it have cost?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.answer import UNDETERMINED, Answer, Command, Estimate, Figure, Line, Panel, Table, Value
+from analysis.evidence.comparison import ended_runs, most_seeds
+from analysis.evidence.conditions import key_of
+from analysis.evidence.diagnosis import diagnose
+from analysis.evidence.next_commands import go_on, grow, more_seeds, uncut
+from analysis.results import Results, Run
+from analysis.statistics.intervals import mean_over_strata
+from analysis.wording import count, difference, percent, points, share
+from study.plan.cell_results import scores
+from study.stopping import Metric, Policy, decide
+
+QUESTION = "When should one stop?"
+# A rule is taken when it surely costs less accuracy than this on test.
+ACCEPTED_LOSS = 0.005
+PATIENCE = (1, 2, 3)
+METRICS: tuple[Metric, ...] = ("loss", "accuracy")
+
+METHODS = (
+    (
+        "Every rule is applied to the same complete trajectories, as the study itself would have (Prechelt 1998, "
+        "rules of patience): an epoch not trained is saved, and the checkpoint is the best on validation up to the "
+        "stop. Rules that are in no cell of the study are tried too."
+    ),
+    (
+        "Accuracy lost is that of the whole trajectory's chosen checkpoint less that of the rule's, on test, in the "
+        "same run. Intervals are Student's t over seeds, conditions being fixed strata."
+    ),
+    (
+        f"A rule is recommended if its interval lies wholly under {points(ACCEPTED_LOSS)} lost, and of these the one "
+        "that saves most. Bounds are corrected for the number of rules tried (Bonferroni)."
+    ),
+    (
+        "Under a schedule that decays over the planned epochs, stopping early also means stopping at a rate not yet "
+        "decayed; a schedule planned for fewer epochs would do otherwise."
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A stopping rule, and what it would have done to each condition's runs."""
+
+    name: str
+    saved: Estimate
+    lost: Estimate
+    stopped: int
+    runs: int
+
+
+def answer(results: Results, rng: np.random.Generator) -> Answer:
+    """Apply every rule to every complete trajectory; the verdict names a rule. ``rng`` is not needed."""
+    del rng
+    learned = {one.run.trajectory.id for one in diagnose(results) if one.learned}
+    whole = [run for run in ended_runs(results) if _is_whole(run)]
+    runs = [run for run in whole if run.trajectory.id in learned]
+    seeds = most_seeds(runs)
+    if not runs:
+        sentence = "No trajectory of two epochs or more learned and ran to its end without being stopped."
+        commands = [*go_on(results), more_seeds(results, "adds runs that learn")]
+        if all(cell.settings.get("early_stopping") for cell in results.plan.cells):
+            commands = [grow(results, "trains to the end, so that every rule can be tried", {"early_stopping": [None]})]
+        if any(run.cut for run in results.runs):
+            commands.insert(0, uncut(results, "trains the runs that were cut to their end"))
+        return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=commands)
+    policies = [(patience, metric) for metric in METRICS for patience in PATIENCE]
+    level = 1 - 0.05 / len(policies)
+    rules = [_apply(runs, patience, metric, level) for patience, metric in policies]
+    verdict, sentence, best = _verdict(rules, seeds)
+    return Answer(
+        question=QUESTION,
+        verdict=verdict,
+        sentence=sentence,
+        estimate=best.lost,
+        estimated=f"test accuracy lost by {best.name} (interval corrected for {len(rules)} rules)",
+        seeds=seeds,
+        tables=[_table(rules)],
+        figures=_figures(rules),
+        methods=METHODS,
+        caveats=_caveats(whole, runs),
+        next_commands=_next(results, verdict),
+    )
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether it trained all that was planned, so that any rule's end is in it."""
+    outcome = run.outcome
+    finished = outcome is not None and outcome.stop_reason not in ("stopped early", "cut")
+    return finished and len(run.epochs) > 1 and run.owner.chosen is not None
+
+
+def _apply(runs: Sequence[Run], patience: int, metric: Metric, level: float) -> Rule:
+    saved: dict[str, list[float]] = {}
+    lost: dict[str, list[float]] = {}
+    stopped = 0
+    for run in runs:
+        history = scores(run.epochs)
+        policy = Policy(
+            max_epochs=run.trajectory.epochs,
+            patience=patience,
+            metric=metric,
+            checkpoint_metric=run.settings["checkpoint_metric"],
+        )
+        decision = decide(history, policy)
+        whole = decide(history, Policy(checkpoint_metric=policy.checkpoint_metric))
+        if not decision.best_epoch or not whole.best_epoch:
+            continue
+        tests = [run.epochs[d.best_epoch - 1].test_accuracy for d in (whole, decision)]
+        if tests[0] is None or tests[1] is None:
+            continue
+        condition = key_of(run.settings, ["seed"])
+        saved.setdefault(condition, []).append(1 - decision.stop_epoch / len(run.epochs))
+        lost.setdefault(condition, []).append(tests[0] - tests[1])
+        stopped += decision.stop_epoch < len(run.epochs)
+    return Rule(
+        name=f"patience {patience} on {metric}",
+        saved=mean_over_strata(list(saved.values())),
+        lost=mean_over_strata(list(lost.values()), level),
+        stopped=stopped,
+        runs=sum(map(len, lost.values())),
+    )
+
+
+def _verdict(rules: Sequence[Rule], seeds: int) -> tuple[str, str, Rule]:
+    safe = [rule for rule in rules if rule.lost.high < ACCEPTED_LOSS and rule.saved.low > 0]
+    most = max(safe or rules, key=lambda rule: rule.saved.value)
+    cost = f"{difference(most.lost)} of test accuracy"
+    told = f"{most.name} would have saved {percent(most.saved.value)} of the epochs and cost {cost}"
+    if seeds < 2:
+        return UNDETERMINED, f"With one seed of each condition, {told}; what it costs in general is not known.", most
+    if safe:
+        return most.name, f"Stop early: {told}, over {count(most.runs, 'run')}.", most
+    if all(rule.lost.low > ACCEPTED_LOSS for rule in rules):
+        cheapest = min(rules, key=lambda rule: rule.lost.value)
+        sentence = f"Train to the end: every rule costs accuracy, {cheapest.name} least ({difference(cheapest.lost)})."
+        return "not early", sentence, cheapest
+    if all(rule.stopped == 0 for rule in rules):
+        return UNDETERMINED, "No rule would have stopped any run: these runs are too short to tell.", most
+    if all(rule.saved.low <= 0 for rule in rules):
+        saved = share(most.saved.within(0, 1))
+        sentence = f"No rule is shown to save epochs: {most.name} would have saved {saved} and cost {cost}."
+        return UNDETERMINED, sentence, most
+    return UNDETERMINED, f"No rule that saves epochs is shown to cost less than {points(ACCEPTED_LOSS)}: {told}.", most
+
+
+def _table(rules: Sequence[Rule]) -> Table:
+    rows: list[tuple[Value, ...]] = [(rule.name, rule.runs, rule.stopped, rule.saved, rule.lost) for rule in rules]
+    return Table(
+        title="What each rule would have saved and cost",
+        columns=("rule", "runs", "stopped early", "epochs saved", "test accuracy lost"),
+        formats=("t", "n", "n", "%", "+%"),
+        rows=rows,
+        note="Intervals of accuracy lost are corrected for the number of rules.",
+    )
+
+
+def _caveats(whole: Sequence[Run], runs: Sequence[Run]) -> list[str]:
+    caveats = []
+    if any(run.settings["lr_schedule"] != "constant" for run in runs):
+        caveats.append(
+            "Runs with a decaying rate are among them: a rule that stops them early stops them at a high rate."
+        )
+    if max(len(run.epochs) for run in runs) < 4:
+        caveats.append(
+            "Trajectories this short leave little to stop: with three epochs a rule saves one at most or two."
+        )
+    if failed := len(whole) - len(runs):
+        caveats.append(
+            f"{count(failed, 'run')} that ended no better than chance are left out: there was nothing to keep."
+        )
+    return caveats
+
+
+def _next(results: Results, verdict: str) -> list[Command]:
+    if verdict != UNDETERMINED:
+        return []
+    return [*go_on(results), more_seeds(results, "narrows what each rule costs")]
+
+
+def _range(rules: Sequence[Rule]) -> tuple[float, float]:
+    """Of accuracy lost: all intervals, and what is accepted on either side of nothing."""
+    bounds = [b for rule in rules for b in (rule.lost.value, rule.lost.low, rule.lost.high) if math.isfinite(b)]
+    low, high = min([-ACCEPTED_LOSS, *bounds]), max([2 * ACCEPTED_LOSS, *bounds])
+    return low - 0.05 * (high - low), high + 0.05 * (high - low)
+
+
+def _figures(rules: Sequence[Rule]) -> list[Figure]:
+    lines = []
+    for metric in METRICS:
+        found = [rule for rule in rules if rule.name.endswith(metric)]
+        lines.append(
+            Line(
+                x=[rule.saved.value for rule in found],
+                y=[rule.lost.value for rule in found],
+                low=[rule.lost.low for rule in found],
+                high=[rule.lost.high for rule in found],
+                group=f"patience {', '.join(map(str, PATIENCE))} on {metric} (from right to left)",
+                dots=True,
+            )
+        )
+    panel = Panel(
+        title="What stopping early saves and costs",
+        x_label="share of epochs saved",
+        y_label="test accuracy lost",
+        lines=lines,
+        levels=[(0.0, ""), (ACCEPTED_LOSS, "accepted")],
+        y_range=_range(rules),
+        percent_y=True,
+        percent_x=True,
+    )
+    caption = (
+        "Test accuracy lost against epochs saved, for each rule; 95 % intervals over seeds, corrected for the number "
+        "of rules."
+    )
+    return [Figure(name="early-stopping", caption=caption, panels=[panel])]

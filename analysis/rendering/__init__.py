@@ -1,0 +1,1 @@
+"""Rendering: the report as a page, as Markdown and as figures."""

@@ -1,0 +1,1 @@
+"""Selection: what a choice by validation has to choose from, and what it costs."""

@@ -1,0 +1,1 @@
+"""Data sets: from files and names to encoded splits."""

@@ -1,0 +1,1 @@
+"""Execution: the cluster, Ray Tune, and one run from plan to results."""

@@ -1,0 +1,173 @@
+"""Which machines does a study have, and can it use them?"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import shlex
+import signal
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Read by Ray when it is imported; a user's own values win. Signals are handled below.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Read by the C library when a worker starts: see keep_freed_memory in study.devices, which comes late for a thread.
+os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
+# Ray takes up a token that lies ready where it looks for a cluster by itself, and not where it is given an address. A
+# study's driver runs on a node of its cluster, so the token that lies there is the cluster's.
+if (
+    any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    or Path("~/.ray/auth_token").expanduser().exists()
+):
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from study.execution.manifest import StudyError
+from study.records import StudyFolder
+from study.settings import Run
+from study.tracking.run_contents import without_credentials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """A connected Ray: the address of its dashboard, None where it has none."""
+
+    dashboard: str | None
+    local: bool
+
+
+def connect(address: str | None, *, verbose: bool) -> Cluster:
+    """Connect to the Ray at ``address``, or start one on this machine.
+
+    Raises StudyError when there is none, or its address is a client's.
+    """
+    if address is not None and address.startswith("ray://"):
+        raise StudyError(
+            f"--address {address}: the study's driver must run inside the cluster; give HOST:6379 from one of its "
+            "nodes, or hand it in with `ray job submit`"
+        )
+    shown = [without_credentials(word) for word in sys.orig_argv]
+    if shown != sys.orig_argv:  # Ray notes the command line down and shows it on its dashboard
+        ray._raylet.setproctitle(shlex.join(shown))  # type: ignore[attr-defined]  # made by Cython
+    level = logging.INFO if verbose else logging.ERROR
+    if not verbose:
+        for name in ("ray", "ray.data", "ray.train"):
+            logging.getLogger(name).setLevel(level)
+        # A failed trial's traceback goes into its log, which the summary names.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    # A closed terminal tells all processes that it started: those of Ray have to live until the trajectories are saved.
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        context = ray.init(
+            address=address or "local",
+            log_to_driver=verbose,
+            logging_level=level,
+            configure_logging=verbose,
+            namespace="study",
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = address or "this machine"
+        if "InvalidAuthToken" in f"{error} {error.__cause__}":
+            raise StudyError(
+                f"the Ray at {where} asks for its token: copy it from one of its nodes (ray get-auth-token) to "
+                f"~/.ray/auth_token, or give RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            ) from error
+        first = str(error).strip().splitlines()[0]
+        raise StudyError(f"no Ray could be reached at {where}: {first}") from error
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
+    url = context.dashboard_url
+    return Cluster(dashboard=f"http://{url}" if url else None, local=address is None)
+
+
+def check_resources(run: Run, cluster: Cluster) -> str | None:
+    """What to tell when no node has what a trajectory needs; a cluster that may grow is only told of, not refused.
+
+    Raises StudyError on a Ray of one machine.
+    """
+    wanted = {"CPU": run.cpu, "GPU": run.gpu or 0}
+    nodes = [node["Resources"] for node in _nodes()]
+    if any(all(node.get(key, 0) >= amount for key, amount in wanted.items()) for node in nodes):
+        return None
+    lacking = "GPU" if not any(node.get("GPU", 0) >= run.gpu for node in nodes) else "CPU"
+    amount = wanted[lacking]
+    message = f"a trajectory asks for {amount:g} {lacking} (run.{lacking.lower()}), and no node has it"
+    if cluster.local:
+        raise StudyError(
+            f"{message}; run it where there is one (--address HOST:6379), or give --set run.{lacking.lower()}="
+            f"{0 if lacking == 'GPU' else max(node.get('CPU', 0) for node in nodes):g}"
+        )
+    return f"{message} yet; waiting for one to join"
+
+
+def most_gpus() -> float:
+    """The most GPUs that one node has."""
+    return max((float(node["Resources"].get("GPU", 0)) for node in _nodes()), default=0.0)
+
+
+def check_shared(folder: StudyFolder) -> None:
+    """Raise StudyError unless every node sees the study's folder."""
+    token, probe = uuid.uuid4().hex, folder.path / ".shared"
+    probe.write_text(token)
+    try:
+        for node in _nodes():
+            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            seen = ray.get(_reads.options(scheduling_strategy=strategy, num_cpus=0).remote(str(probe)))
+            if seen != token:
+                raise StudyError(
+                    f"--storage: the node {node['NodeManagerAddress']} does not see {folder.path}; "
+                    "give a folder that all nodes share"
+                )
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
+    return [node for node in nodes if node["Alive"]]
+
+
+@ray.remote
+def _reads(path: str) -> str | None:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return None
+
+
+def measured_precision(run: Run) -> str:
+    """What ``precision: auto`` comes to on the device that a trajectory gets."""
+
+    def choose() -> str:
+        import torch
+
+        from study.training.devices import choose_precision, find_device
+
+        torch.set_num_threads(max(1, int(run.cpu)))
+        return choose_precision("auto", find_device())
+
+    return str(ray.get(ray.remote(choose).options(num_cpus=run.cpu, num_gpus=run.gpu).remote()))
+
+
+def disconnect() -> None:
+    """Leave the cluster, or end the Ray that :func:`connect` started."""
+    # Ray ends the process, with code 1, when an object of its own is released while it shuts down, and the mirror's
+    # thread may run the collector at any time.
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()

@@ -1,0 +1,1 @@
+"""Models: from names and folders to classifiers and tokenizers."""

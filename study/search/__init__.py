@@ -1,0 +1,1 @@
+"""Search: what to try next, and the budget for it."""

@@ -1,0 +1,1 @@
+"""Tracking: what MLflow and Prometheus show."""

@@ -1,0 +1,101 @@
+"""docker/slurm.sh with a real Ray, on a machine that stands for Slurm's one node."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from compose_file import DOCKER
+
+from study.plan.cell_results import cell_results
+from study.plan.plan import from_json
+from study.records import StudyFolder
+
+pytestmark = [pytest.mark.slow]
+
+SPACE = {
+    "name": "small",
+    "data": {"source": "builtin:reviews", "examples": 300, "max_length": 32},
+    "fixed": {"epochs": 2, "batch_size": 32, "learning_rate": 5e-4, "log_every_examples": 64},
+    "axes": {"model": ["tiny-bert"], "seed": [0]},
+    "run": {"checkpoint_every_minutes": 0.001},
+}
+# srun runs what follows its options; this machine's address is one that nobody else reaches.
+SRUN = """#!/bin/sh
+while [ "${1#--}" != "$1" ]; do shift; done
+case "$*" in *get_node_ip_address*) echo 127.0.0.1 ;; *) exec "$@" ;; esac
+"""
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Hand the script to a Slurm that is this machine."""
+    programs = folder / "bin"
+    programs.mkdir(exist_ok=True)
+    for name, script in {"srun": SRUN, "scontrol": "#!/bin/sh\necho here\n"}.items():
+        (programs / name).write_text(script)
+        (programs / name).chmod(0o755)
+    (folder / "small.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
+    values = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    values |= {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "SLURM_SUBMIT_DIR": str(folder),
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_NODELIST": "here",
+        "SLURM_CPUS_ON_NODE": "2",
+    }
+    return subprocess.Popen(
+        ["bash", str(DOCKER / "slurm.sh"), "--space", "small.yaml", *arguments], env=values, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def states(folder: Path) -> list[str]:
+    study = StudyFolder(folder / "studies" / "small")
+    plan = study.plan()
+    assert plan is not None
+    return [result.state for result in cell_results(study, from_json(plan))]
+
+
+def test_a_job_trains_the_study_and_leaves_nothing_but_it(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    family: list[psutil.Process] = []
+    until = time.monotonic() + 120
+    while not (tokens := list((tmp_path / "studies").glob(".ray-token-*"))) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert tokens[0].stat().st_mode & 0o077 == 0
+    while process.poll() is None and time.monotonic() < until:
+        family = psutil.Process(process.pid).children(recursive=True) or family
+        time.sleep(1)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert states(tmp_path) == ["complete"]
+    assert not list((tmp_path / "studies").glob(".ray-token-*"))
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not [member for member in alive if re.search("ray", member.name())]
+
+
+def test_a_job_whose_time_is_over_saves_and_goes_on(tmp_path: Path) -> None:
+    process = start(tmp_path, "--set", "epochs=30")
+    until = time.monotonic() + 120
+    while not any(path.stat().st_size for path in tmp_path.glob("studies/small/trajectories/*/history.jsonl")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, output
+    assert "stopped by SIGTERM" in output
+    (history,) = tmp_path.glob("studies/small/trajectories/*/history.jsonl")
+    before = history.read_bytes()
+    assert states(tmp_path) != ["complete"]
+    process = start(tmp_path, "--set", "epochs=30")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert history.read_bytes().startswith(before)

@@ -1,0 +1,117 @@
+"""A study as its user runs it: a space file in a folder, and ``python -m study.run`` in a process of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from study.plan.plan import Plan, from_json
+from study.records import Epoch, Predictions, StudyFolder
+
+SMALL: Mapping[str, Any] = {
+    "data": {"source": "builtin:reviews", "examples": 300, "max_length": 32},
+    "fixed": {"epochs": 3, "batch_size": 32, "learning_rate": 5e-4, "log_every_examples": 64},
+    "axes": {"model": ["tiny-bert", "tiny-roberta"], "early_stopping": ["none", {"patience": 1}], "seed": [0]},
+    "run": {"checkpoint_every_minutes": 0.001, "gpu": "auto"},
+}
+
+
+@dataclass
+class Study:
+    """A space file and the command that runs it."""
+
+    folder: Path
+    space: dict[str, Any] = field(default_factory=lambda: json.loads(json.dumps(SMALL)))
+
+    def start(self, *arguments: str, wrapper: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """Start the command, as an argument of ``wrapper`` if there is one."""
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "small.yaml").write_text(yaml.safe_dump(self.space, sort_keys=False))
+        command = [*wrapper, sys.executable, "-m", "study.run", "--space", "small.yaml", *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, exits: int = 0, wrapper: Sequence[str] = ()) -> str:
+        """Run the command to its end; returns what it printed."""
+        process = self.start(*arguments, wrapper=wrapper)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == exits, output
+        assert "Traceback" not in output
+        return output
+
+    def histories(self) -> dict[Path, bytes]:
+        """What stands on disk of each trajectory; MLflow's copies are not counted."""
+        found = (self.results().path / "trajectories").glob("*/history.jsonl")
+        return {path: path.read_bytes() for path in found}
+
+    def histories_of_ended(self) -> dict[Path, bytes]:
+        """The histories of those trajectories that have come to their end."""
+        return {path: content for path, content in self.histories().items() if (path.parent / "outcome.json").exists()}
+
+    def results(self, name: str = "small") -> StudyFolder:
+        """The study's folder."""
+        return StudyFolder(self.folder / "studies" / name)
+
+    def plan(self, name: str = "small") -> Plan:
+        """The plan in the study's folder."""
+        values = self.results(name).plan()
+        assert values is not None
+        return from_json(values)
+
+    def runs(self, name: str = "small", uri: str | None = None) -> list[Run]:
+        """The MLflow runs of the study's cells."""
+        client = MlflowClient(uri or f"sqlite:///{self.results(name).path / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name(name)
+        assert experiment is not None
+        found = client.search_runs([experiment.experiment_id])
+        return [run for run in found if "mlflow.parentRunId" in run.data.tags]
+
+
+def timeless(epochs: Sequence[Epoch]) -> list[tuple[Any, ...]]:
+    """A history without what the clock decides."""
+    names = [name for name in Epoch.__slots__ if name not in ("time", "train_seconds")]
+    return [tuple(getattr(epoch, name) for name in names) for epoch in epochs]
+
+
+def equal(one: Predictions | None, other: Predictions | None) -> bool:
+    """The same examples with the same logits, to the bit."""
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one.example_id, other.example_id) and np.array_equal(one.logits, other.logits)
+
+
+def assert_same_records(ours: Study, theirs: Study) -> None:
+    """Every trajectory of ``ours`` has the history and the predictions that it has in ``theirs``, to the bit."""
+    for trajectory in ours.plan().trajectories:
+        one, other = (study.results().trajectory(trajectory.id) for study in (ours, theirs))
+        assert timeless(one.epochs()) == timeless(other.epochs())
+        for epoch in range(1, trajectory.epochs + 1):
+            for split in ("validation", "test"):
+                assert equal(one.predictions(epoch, split), other.predictions(epoch, split))
+
+
+def assert_mirrored_once(study: Study, uri: str | None = None) -> None:
+    """MLflow holds one run of each cell, ended, and one point of each metric and step."""
+    uri = uri or f"sqlite:///{study.results().path / 'mlflow.db'}"
+    runs = study.runs(uri=uri)
+    assert sorted(run.data.tags["cell"] for run in runs) == sorted(cell.id for cell in study.plan().cells)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    client = MlflowClient(uri)
+    for run in runs:
+        for key in run.data.metrics:
+            steps = [point.step for point in client.get_metric_history(run.info.run_id, key)]
+            assert len(steps) == len(set(steps)), key

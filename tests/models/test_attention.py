@@ -1,0 +1,131 @@
+"""The ways that are fast on a CPU compute what the library's own do."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from loop_builder import CLASSES, CPU, FAMILIES, LENGTH, VOCABULARY, make_data, make_loop, make_settings
+from torch.nn import functional
+
+from study.models.attention import NAME, attend, attend_from_first
+from study.models.classifier import Classifier, SpecialTokens, load_classifier
+from study.training.devices import Precision, autocast
+
+# Rounds to none of 65,536 levels: the plain products, and nothing left out.
+NONE_LEFT_OUT = 1e-9
+
+
+def inputs(kind: torch.dtype) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(3, 2, 7, 8, generator=generator).to(kind).requires_grad_() for _ in range(3)]
+
+
+def masks() -> list[torch.Tensor | None]:
+    boolean = (torch.arange(7) < torch.tensor([7, 4, 1])[:, None])[:, None, None, :]
+    return [None, boolean, torch.zeros(3, 1, 1, 7).masked_fill(~boolean, float("-inf"))]
+
+
+@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("scaling", [None, 0.3])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_plain_products_are_torchs_attention(mask: torch.Tensor | None, scaling: float | None, kind: Any) -> None:
+    given, exact = inputs(kind), [value.detach().double().requires_grad_() for value in inputs(kind)]
+    wanted_mask = mask if mask is None or mask.dtype == torch.bool else mask.double()
+    query, key, value = exact
+    expected = functional.scaled_dot_product_attention(query, key, value, attn_mask=wanted_mask, scale=scaling)
+    got = attend(given[0], given[1], given[2], mask, dropout=NONE_LEFT_OUT, scaling=scaling)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
+    torch.autograd.backward((expected * weights).sum())
+    torch.autograd.backward((got * weights.to(kind)).sum())
+    tolerance = 1e-5 if kind == torch.float32 else 0.05
+    assert got.dtype == kind
+    assert torch.allclose(got.double(), expected, atol=tolerance)
+    for one, other in zip(given, exact, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.allclose(one.grad.double(), other.grad, atol=tolerance)
+
+
+@pytest.mark.parametrize("mask", masks())
+def test_the_first_position_attends_without_keys_and_values(
+    mask: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left out of its shares is left out of the value's bias, too."""
+    generator = torch.Generator().manual_seed(1)
+    states = torch.randn(3, 7, 16, generator=generator)
+    torch.manual_seed(0)
+    query, key, value = (torch.nn.Linear(16, 16) for _ in range(3))
+    kept = torch.tensor([0.0, 2.0])[torch.randint(2, (3, 2, 7), generator=generator)]
+    monkeypatch.setattr("study.models.attention.drop", lambda shares, probability: shares * kept)
+    got = attend_from_first(states, query, key, value, mask, heads=2, dropout=0.5)
+    asked, keys, values = (one(states).unflatten(-1, (2, 8)).transpose(1, 2) for one in (query, key, value))
+    scores = asked[:, :, :1] @ keys.transpose(-1, -2) / 8**0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    expected = (torch.softmax(scores, dim=-1) * kept[:, :, None]) @ values
+    assert torch.allclose(got, expected.transpose(1, 2).flatten(2), atol=1e-6)
+
+
+def pair(family: str) -> tuple[Classifier, Classifier]:
+    """The study's model and the library's, with the same weights and no dropout."""
+    special = SpecialTokens(pad=0 if family == "tiny-bert" else 1, vocabulary=VOCABULARY)
+    torch.manual_seed(0)
+    ours = load_classifier(family, classes=CLASSES, special=special, max_length=LENGTH, dropout=0.0)
+    automatic: Any = transformers.AutoModelForSequenceClassification
+    theirs = automatic.from_config(copy.deepcopy(ours.model.config), attn_implementation="sdpa")
+    theirs.load_state_dict(ours.model.state_dict())
+    return ours, Classifier(theirs, special.inputs, savings=False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
+@pytest.mark.parametrize("padded", [True, False])
+def test_savings_change_neither_logits_nor_gradients(
+    family: str, precision: Precision, tolerance: float, padded: bool
+) -> None:
+    train = make_data(family, train=12).train
+    ids = torch.from_numpy(train.input_ids)
+    lengths = torch.from_numpy(train.lengths) if padded else None
+    logits, gradients = [], []
+    for model in pair(family):
+        with autocast(CPU, precision):
+            out = model(ids, lengths).float()
+        torch.autograd.backward(functional.cross_entropy(out, torch.from_numpy(train.labels)))
+        logits.append(out.detach())
+        parameters = dict(model.model.named_parameters())
+        gradients.append({name: value.grad for name, value in parameters.items() if value.grad is not None})
+    assert torch.allclose(logits[0], logits[1], atol=tolerance)
+    assert gradients[0].keys() == gradients[1].keys()
+    scale = max(float(gradient.norm()) for gradient in gradients[1].values())
+    for name, expected in gradients[1].items():
+        assert float((gradients[0][name] - expected).norm()) < tolerance * scale, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_librarys_names_stay_and_what_is_saved_is_the_librarys(family: str, tmp_path: Path) -> None:
+    ours, theirs = pair(family)
+    assert ours.model.config._attn_implementation == NAME
+    assert ours.model.state_dict().keys() == theirs.model.state_dict().keys()
+    ours.model.save_pretrained(tmp_path)
+    assert NAME not in (tmp_path / "config.json").read_text().split('"')
+    automatic: Any = transformers.AutoModelForSequenceClassification
+    loaded = automatic.from_pretrained(tmp_path)
+    assert loaded.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_it_learns_the_same_under_the_same_names(family: str) -> None:
+    data = make_data(family, train=24)
+    loops = [make_loop(data, make_settings(model=family, batch_size=8, compile=compiled)) for compiled in (False, True)]
+    for loop in loops:
+        for _ in loop.run():
+            pass
+    plain, compiled = (loop.model.state_dict() for loop in loops)
+    assert plain.keys() == compiled.keys()
+    for name, weight in plain.items():
+        assert torch.allclose(weight, compiled[name], atol=1e-4), name
