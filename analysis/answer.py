@@ -1,38 +1,18 @@
-"""What does an answer say, and on what evidence?"""
+"""An answer to a question, and the evidence for it: estimates, tables and figures as data."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
+
+from analysis.statistics.estimate import Estimate
 
 UNDETERMINED = "undetermined"
-LEVEL = 0.95
 MOST_BARS = 12
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """A number with its interval (:data:`LEVEL`) and the number of seeds behind it; NaN bounds mean that none is known.
-
-    ``value`` is a fraction where it is a share or an accuracy; the report writes such numbers as percentages.
-    """
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    seeds: int = 0
-
-    def within(self, low: float, high: float) -> Estimate:
-        """The same with its interval cut to what is possible: with few seeds Student's t knows no such bounds."""
-        known = math.isfinite(self.low) and math.isfinite(self.high)
-        return replace(self, low=max(low, self.low), high=min(high, self.high)) if known else self
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies wholly above or wholly below zero."""
-        return self.low > 0 or self.high < 0
-
+# How an estimate is written: a share and a difference of shares in percent and in points, any other number as it is.
+Unit = Literal["share", "points", "number"]
 
 Value = str | int | float | Estimate | None
 
@@ -42,7 +22,8 @@ class Table:
     """Rows of values under ``columns``; ``formats`` says how each column's numbers are written.
 
     ``%`` percent with one decimal, ``+%`` a difference in percentage points, ``p`` a p-value, ``n`` a plain count,
-    ``.3`` three decimals, ``+.3`` the same with a sign, ``g`` as short as it goes, and ``t`` text.
+    ``.3`` three decimals, ``+.3`` the same with a sign, ``g`` as short as possible, and ``t`` text. Of more than
+    ``most_rows`` rows the first are shown, and the note says how many are not.
     """
 
     title: str
@@ -50,14 +31,30 @@ class Table:
     formats: Sequence[str]
     rows: Sequence[Sequence[Value]]
     note: str = ""
+    most_rows: int = 200
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) == len(self.formats) for row in self.rows), self.title
 
+    @property
+    def shown_rows(self) -> Sequence[Sequence[Value]]:
+        """The rows that are shown."""
+        return self.rows[: self.most_rows]
+
+    @property
+    def full_note(self) -> str:
+        """The note, with the number of rows that are not shown."""
+        return " ".join(filter(None, (self.note, not_shown(len(self.rows), self.most_rows, "rows"))))
+
+
+def not_shown(total: int, most: int, things: str) -> str:
+    """How many of ``total`` things are left out where at most ``most`` are shown; empty for none."""
+    return f"{total - most:,} more {things} are not shown." if total > most else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line of a panel. ``group`` picks colour and legend entry, ``marks`` are (x, y) of points to be marked."""
+    """One line of a panel. ``group`` decides colour and legend entry; ``marks`` are (x, y) of points to be marked."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -96,7 +93,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forest:
-    """Estimates with their intervals, one under the other; ``reference`` draws a vertical line."""
+    """Estimates with their intervals, one below the other; ``reference`` is a vertical line."""
 
     title: str
     x_label: str
@@ -105,7 +102,9 @@ class Forest:
     percent: bool = False
 
 
-def forests(title: str, x_label: str, bars: Sequence[Bar], *, percent: bool = False) -> list[Forest]:
+def forests(
+    title: str, x_label: str, bars: Sequence[Bar], *, reference: float | None = None, percent: bool = False
+) -> list[Forest]:
     """Bars in panels of at most :data:`MOST_BARS`, so that none is taller than a screen."""
     parts = [bars[start : start + MOST_BARS] for start in range(0, len(bars), MOST_BARS)]
     return [
@@ -113,6 +112,7 @@ def forests(title: str, x_label: str, bars: Sequence[Bar], *, percent: bool = Fa
             title=title if len(parts) == 1 else f"{title} ({i} of {len(parts)})",
             x_label=x_label,
             bars=part,
+            reference=reference,
             percent=percent,
         )
         for i, part in enumerate(parts, start=1)
@@ -121,12 +121,26 @@ def forests(title: str, x_label: str, bars: Sequence[Bar], *, percent: bool = Fa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """Panels that belong together under one caption; ``name`` becomes the file's name."""
+    """Panels under one caption; ``name`` becomes the file's name, and ``mark`` is what a cross means.
+
+    Of more than ``most_panels`` panels the first are shown, and the caption says how many are not.
+    """
 
     name: str
     caption: str
     panels: Sequence[Panel | Forest]
     mark: str = ""
+    most_panels: int = 24
+
+    @property
+    def shown_panels(self) -> Sequence[Panel | Forest]:
+        """The panels that are shown."""
+        return self.panels[: self.most_panels]
+
+    @property
+    def full_caption(self) -> str:
+        """The caption, with the number of panels that are not shown."""
+        return " ".join(filter(None, (self.caption, not_shown(len(self.panels), self.most_panels, "panels"))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +156,8 @@ class Answer:
     """The answer to one question.
 
     ``verdict`` is yes, no, a named choice or :data:`UNDETERMINED`; ``sentence`` is one that a reader can quote;
-    ``estimate`` is what the verdict rests on, in words ``estimated``, None where nothing could be estimated.
+    ``estimate`` is the number that the verdict rests on, which ``estimated`` describes and ``unit`` writes; None where
+    nothing could be estimated.
     """
 
     question: str
@@ -150,7 +165,7 @@ class Answer:
     sentence: str
     estimate: Estimate | None = None
     estimated: str = ""
-    percent: bool = True
+    unit: Unit = "points"
     seeds: int = 0
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()

@@ -1,8 +1,8 @@
-"""What does an MLflow server keep of a study, laid out as the study's folder?
+"""What an MLflow server has of a study, laid out as the study's folder.
 
-Only what the mirror uploads is read, so another person's laptop needs the tracking server and nothing else. A
-trajectory that has ended is there with all of its records. Of one that still trains the server has the metrics alone:
-its epochs are made from them again, without test scores and predictions, which only ended cells have.
+Only what the mirror uploads is read, so a report on another machine needs the tracking server and nothing else. A
+trajectory that has ended is there with all of its records. Of one that is still training the server has the metrics
+alone: its epochs are rebuilt from them, without test scores and predictions, which only ended cells have.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run as MlflowRun
 
 from analysis.results import ResultsError
-from study.plan.plan import Plan, Trajectory, from_json
-from study.records import Epoch, Split, StudyFolder
-from study.tracking.run_contents import CHOSEN_METRICS, EPOCH_METRICS, without_credentials
+from study.credentials import without_credentials
+from study.plan.plan import Trajectory, read_plan
+from study.records import Epoch
+from study.scoring import METRICS
+from study.storage import StudyFolder, TrajectoryFolder
+from study.tracking.run_contents import EPOCH_METRICS, SPLITS
 
 # Downloads wait for the server; sqlite and the server's workers take a few at a time.
 DOWNLOADS = 4
-SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 @contextmanager
@@ -56,26 +58,25 @@ def _lay_out(client: MlflowClient, experiment: str, path: Path) -> None:
         raise ResultsError(f"MLflow has no experiment named {experiment!r}")
     parents = _search(client, found.experiment_id, "tags.cell = 'study'")
     if not parents:
-        raise ResultsError(f"the experiment {experiment!r} holds no study: no run of it has the tag cell = study")
+        raise ResultsError(f"the experiment {experiment!r} has no study: none of its runs has the tag cell = study")
     parent = parents[-1]  # the newest
     _download(client, parent, "study", path)
-    values = StudyFolder(path).plan()
-    if values is None:
-        raise ResultsError(f"the experiment {experiment!r} holds no plan yet: its study has only begun")
-    plan = from_json(values)
+    plan = read_plan(StudyFolder(path))
+    if plan is None:
+        raise ResultsError(f"the experiment {experiment!r} has no plan yet: its study has only started")
     runs = {
         run.data.tags["cell"]: run
         for run in _search(client, found.experiment_id, f"tags.study_id = '{parent.data.tags['study_id']}'")
     }
     with ThreadPoolExecutor(DOWNLOADS) as workers:
-        jobs = [workers.submit(_trajectory, client, plan, one, runs, path) for one in plan.trajectories]
+        jobs = [workers.submit(_trajectory, client, trajectory, runs, path) for trajectory in plan.trajectories]
         for job in jobs:
             job.result()
 
 
-def _search(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:
+def _search(client: MlflowClient, experiment_id: str, query: str) -> list[MlflowRun]:
     """All runs that match, the oldest first."""
-    found: list[Run] = []
+    found: list[MlflowRun] = []
     token: str | None = None
     while token != "":
         page = client.search_runs(
@@ -86,8 +87,8 @@ def _search(client: MlflowClient, experiment_id: str, query: str) -> list[Run]:
     return found
 
 
-def _download(client: MlflowClient, run: Run, folder: str, to: Path) -> None:
-    """Bring one of a run's artifact folders to ``to``; nothing where it has none."""
+def _download(client: MlflowClient, run: MlflowRun, folder: str, to: Path) -> None:
+    """Download one of a run's artifact folders to ``to``; nothing where it has none."""
     if not client.list_artifacts(run.info.run_id, folder):
         return
     to.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ def _download(client: MlflowClient, run: Run, folder: str, to: Path) -> None:
         shutil.copytree(client.download_artifacts(run.info.run_id, folder, staging), to, dirs_exist_ok=True)
 
 
-def _trajectory(client: MlflowClient, plan: Plan, trajectory: Trajectory, runs: Mapping[str, Run], path: Path) -> None:
+def _trajectory(client: MlflowClient, trajectory: Trajectory, runs: Mapping[str, MlflowRun], path: Path) -> None:
     """Lay out one trajectory: its records where it has ended, else what its runs' metrics say."""
     owner = runs.get(trajectory.cells[0])
     if owner is None:
@@ -108,48 +109,57 @@ def _trajectory(client: MlflowClient, plan: Plan, trajectory: Trajectory, runs: 
     epochs = _epochs(client, trajectory, owner)
     for id_ in trajectory.cells:
         if id_ in runs and runs[id_].data.tags.get("status") == "complete":
-            epochs = _with_chosen(client, runs[id_], epochs, folder.path)
+            epochs = _with_chosen(client, runs[id_], epochs, folder)
     folder.append(epochs)
 
 
-def _epochs(client: MlflowClient, trajectory: Trajectory, run: Run) -> list[Epoch]:
+def _epochs(client: MlflowClient, trajectory: Trajectory, run: MlflowRun) -> list[Epoch]:
     """A running trajectory's epochs from the metrics of the run that owns it; those that all metrics have."""
+    names = {**EPOCH_METRICS, "train/learning_rate": "learning_rate"}
+    names |= {f"validation/{metric}": f"validation/{metric}" for metric in METRICS}
     by_step: dict[int, dict[str, Any]] = {}
-    for key, name in {**EPOCH_METRICS, "train/learning_rate": "learning_rate"}.items():
+    for key, name in names.items():
         for point in client.get_metric_history(run.info.run_id, key):
             values = by_step.setdefault(point.step, {})
             values[name] = point.value
             if key == "train/epoch":
                 values["time"] = point.timestamp / 1000
-    whole = [(step, v) for step, v in sorted(by_step.items()) if {*EPOCH_METRICS.values(), "learning_rate"} <= v.keys()]
-    return [_epoch(trajectory, step, values) for step, values in whole]
+    return [
+        _epoch(trajectory, step, values)
+        for step, values in sorted(by_step.items())
+        if set(names.values()) <= values.keys()
+    ]
 
 
 def _epoch(trajectory: Trajectory, examples_seen: int, values: Mapping[str, Any]) -> Epoch:
     number = int(values["epoch"])
+    own = {key: value for key, value in values.items() if not key.startswith("validation/")}
     return Epoch(
         **{
-            **values,
+            **own,
             "epoch": number,
             "examples_seen": examples_seen,
             "optimizer_step": min(number * trajectory.steps_per_epoch, trajectory.optimizer_steps),
             "non_finite_steps": int(values["non_finite_steps"]),
-            "test_loss": None,
-            "test_accuracy": None,
+            "validation": {metric: values[f"validation/{metric}"] for metric in METRICS},
+            "test": None,
         }
     )
 
 
-def _with_chosen(client: MlflowClient, run: Run, epochs: Sequence[Epoch], folder: Path) -> list[Epoch]:
-    """A complete cell's test scores at its chosen epoch, and that checkpoint's predictions."""
+def _with_chosen(
+    client: MlflowClient, run: MlflowRun, epochs: Sequence[Epoch], folder: TrajectoryFolder
+) -> list[Epoch]:
+    """A complete cell's test scores at its selected epoch, and that checkpoint's predictions."""
     metrics = run.data.metrics
     number = int(metrics.get("chosen/epoch", 0))
-    scores = {name: metrics.get(key) for key, name in CHOSEN_METRICS.items() if key.startswith("test/")}
-    with tempfile.TemporaryDirectory(dir=folder) as staging:
+    scores = {name: metrics[f"test/{name}"] for name in METRICS if f"test/{name}" in metrics} or None
+    with tempfile.TemporaryDirectory(dir=folder.path) as staging:
         _download(client, run, "predictions", Path(staging) / "predictions")
         for split in SPLITS:
             source = Path(staging) / "predictions" / f"{split}.parquet"
             if number and source.exists():
-                (folder / "predictions").mkdir(exist_ok=True)
-                shutil.move(source, folder / "predictions" / f"epoch-{number:04d}-{split}.parquet")
-    return [replace(epoch, **scores) if epoch.epoch == number else epoch for epoch in epochs]  # type: ignore[arg-type]
+                target = folder.predictions_path(number, split)
+                target.parent.mkdir(exist_ok=True)
+                shutil.move(source, target)
+    return [replace(epoch, test=scores) if epoch.epoch == number else epoch for epoch in epochs]

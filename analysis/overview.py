@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.answer import Estimate, Table, Value
+from analysis.answer import Table, Value
 from analysis.evidence.comparison import own_keys
-from analysis.evidence.conditions import key_of, schedule_keys, words
+from analysis.evidence.conditions import SettingsKey, key_of, schedule_keys, words
 from analysis.evidence.diagnosis import learned_threshold
-from analysis.evidence.trials import by_group, cut_table, how_chosen, search_warnings, searches_table, searching, worth
-from analysis.references import PublishedResult
+from analysis.evidence.trials import by_group, how_chosen, pruned_table, search_warnings, searches_table, worth
 from analysis.results import Results
+from analysis.statistics.estimate import Estimate
 from analysis.statistics.intervals import mean_over_seeds
 from analysis.statistics.multibootstrap import mean_over_seeds_and_examples
 from analysis.wording import number, percent
 from study.plan.cell_results import CellResult
-from study.plan.plan import SettingValues, label
+from study.plan.labels import label
+from study.settings import Reference, Settings
 
-MOST_ROWS = 200
 MOST_OF_A_SEARCH = 3
 
 
@@ -29,7 +29,7 @@ MOST_OF_A_SEARCH = 3
 class Condition:
     """All cells of one condition, and what those that are complete score on test."""
 
-    settings: SettingValues
+    settings: Settings
     cells: Sequence[CellResult]
     accuracy: Estimate
     loss: Estimate
@@ -52,7 +52,7 @@ class Overview:
     """The opening: how the cells were ``chosen`` and what to be warned of, and what each condition scored.
 
     ``main`` has models and schedules at one setting of everything else, or a search's best trials; ``everything`` has
-    all conditions, ``searches`` what each search has spent, and ``cut`` the cells that a trial scheduler cut.
+    all conditions, ``searches`` what each search has spent, and ``pruned`` the cells that a trial scheduler stopped.
     """
 
     main: Table
@@ -60,19 +60,19 @@ class Overview:
     chosen: Sequence[str] = ()
     warnings: Sequence[str] = ()
     searches: Table | None = None
-    cut: Table | None = None
+    pruned: Table | None = None
 
 
 def overview(results: Results) -> Overview:
     """Score every condition on test, failed runs included, and set published results beside them."""
     conditions = _conditions(results)
-    scores = _of_search(results, conditions) if searching(results) else _of_grid(results, conditions)
+    scores = _of_search(results, conditions) if results.searching else _of_grid(results, conditions)
     return replace(
         scores,
         chosen=how_chosen(results),
         warnings=search_warnings(results),
         searches=searches_table(results),
-        cut=cut_table(results),
+        pruned=pruned_table(results),
     )
 
 
@@ -80,12 +80,12 @@ def _of_search(results: Results, conditions: Sequence[Condition]) -> Overview:
     """The best few trials of each search, by validation, and what was published."""
     keys = ["model", *(key for key in results.varying if key not in ("model", "seed"))]
     by_key = {key_of(one.settings, ["seed"]): one for one in conditions}
-    main = [one for one in conditions if any(reference.matches(one.settings) for reference in results.references)]
+    main = [one for one in conditions if any(reference.matches(one.settings) for reference in results.space.references)]
     for trials in by_group(results).values():
         complete = [trial for trial in trials if trial.complete]
         best = sorted(complete, key=lambda trial: -worth(results, trial.cells))[:MOST_OF_A_SEARCH]
         main += [by_key[key_of(trial.settings, ["seed"])] for trial in best]
-    published = any(reference.matches(one.settings) for one in main for reference in results.references)
+    published = any(reference.matches(one.settings) for one in main for reference in results.space.references)
     note = (
         f"The {MOST_OF_A_SEARCH} trials of each search that are best on validation, and their test scores. The best of "
         "many looks better on validation than it is; test had no part in the choice. Intervals are over seeds and test "
@@ -100,13 +100,11 @@ def _of_search(results: Results, conditions: Sequence[Condition]) -> Overview:
 
 
 def _all(results: Results, conditions: Sequence[Condition], keys: Sequence[str]) -> Table:
-    left = len(conditions) - MOST_ROWS
-    note = f"{left:,} more conditions are not shown." if left > 0 else ""
-    return _table("All conditions", conditions[:MOST_ROWS], results, keys, published=False, note=note)
+    return _table("All conditions", conditions, results, keys, published=False)
 
 
 def _sources(results: Results, conditions: Sequence[Condition]) -> str:
-    sources = dict.fromkeys(r.source for one in conditions for r in results.references if r.matches(one.settings))
+    sources = dict.fromkeys(r.source for one in conditions for r in results.space.references if r.matches(one.settings))
     if not sources:
         return ""
     return (
@@ -122,7 +120,7 @@ def _of_grid(results: Results, conditions: Sequence[Condition]) -> Overview:
     home = _home(results)
     main = [one for one in conditions if key_of(one.settings, [*shown, "seed"]) == key_of(home, [*shown, "seed"])]
     at = words(home, others) if others else ""
-    published = any(reference.matches(one.settings) for one in main for reference in results.references)
+    published = any(reference.matches(one.settings) for one in main for reference in results.space.references)
     note = (
         "Test scores of the checkpoints that validation chose, over all complete seeds, failed ones included. "
         "Intervals are over seeds and test examples (Cameron, Gelbach & Miller 2011), cut to what is possible; one "
@@ -136,9 +134,9 @@ def _of_grid(results: Results, conditions: Sequence[Condition]) -> Overview:
     return Overview(main=_table(title, main, results, shown, published=published, note=note), everything=rest)
 
 
-def _home(results: Results) -> SettingValues:
+def _home(results: Results) -> Settings:
     """The settings at which models and schedules are shown: the first published result's, else the first cell's."""
-    for reference in results.references:
+    for reference in results.space.references:
         for cell in results.plan.cells:
             if reference.matches(cell.settings):
                 return cell.settings
@@ -147,33 +145,33 @@ def _home(results: Results) -> SettingValues:
 
 def _conditions(results: Results) -> list[Condition]:
     """In the plan's order."""
-    groups: dict[str, list[CellResult]] = {}
+    groups: dict[SettingsKey, list[CellResult]] = {}
     for result in results.cells:
         groups.setdefault(key_of(result.cell.settings, ["seed"]), []).append(result)
     whole = [result for result in results.cells if result.state == "complete" and result.stop_reason != "cut"]
     results.read_ahead(whole, ["test"])
-    threshold = learned_threshold(results)
+    threshold = learned_threshold(results.chance)
     made: list[Condition] = []
     for group in groups.values():
         complete = [result for result in group if result.state == "complete" and result.stop_reason != "cut"]
         scored = [found for result in complete if (found := results.scored(result, "test")) is not None]
-        scores = [result.chosen for result in complete if result.chosen and result.chosen.test_accuracy is not None]
-        if scored and len(scored) == len(scores):
+        chosen = [result.chosen for result in complete if result.chosen and result.chosen.test is not None]
+        if scored and len(scored) == len(chosen):
             accuracy, loss = (
                 mean_over_seeds_and_examples(np.stack(rows))
-                for rows in ([one.right.astype(float) for one in scored], [one.nll for one in scored])
+                for rows in ([one.correct.astype(float) for one in scored], [one.nll for one in scored])
             )
         else:
-            accuracy = mean_over_seeds([one.test_accuracy for one in scores if one.test_accuracy is not None])
-            loss = mean_over_seeds([one.test_loss for one in scores if one.test_loss is not None])
+            tests = [epoch.test for epoch in chosen if epoch.test is not None]
+            accuracy, loss = (mean_over_seeds([scores[name] for scores in tests]) for name in ("accuracy", "loss"))
         made.append(
             Condition(
                 settings=group[0].cell.settings,
                 cells=group,
                 accuracy=accuracy.within(0, 1),
                 loss=loss.within(0, math.inf),
-                at_chance=sum(one.validation_accuracy < threshold for one in scores),
-                without_score=len(complete) - len(scores),
+                at_chance=sum(one.validation["accuracy"] < threshold for one in chosen),
+                without_score=len(complete) - len(chosen),
             )
         )
     return made
@@ -191,13 +189,13 @@ def _table(
     schedule = [key for key in keys if key != "model"]
     rows: list[tuple[Value, ...]] = []
     for one in conditions:
-        name = label("model", one.settings["model"])
+        name = label("model", one.settings.model)
         scores: tuple[Value, ...] = (one.loss, one.accuracy) if one.complete > one.without_score else (None, None)
         failed = f"{one.at_chance + one.without_score} of {one.complete}" if one.complete else ""
         cells = f"{one.complete} of {len(one.cells)}{f', {one.cut} cut' if one.cut else ''}"
         row: tuple[Value, ...] = (name, words(one.settings, schedule), *scores, cells, failed)
         if published:
-            reference = next((r for r in results.references if r.matches(one.settings)), None)
+            reference = next((r for r in results.space.references if r.matches(one.settings)), None)
             row = (*row, *_beside(reference, one))
         rows.append(row)
     columns: tuple[str, ...] = ("model", "schedule" if len(schedule) < 4 else "condition", "test loss", "test accuracy")
@@ -209,7 +207,7 @@ def _table(
     return Table(title=title, columns=columns, formats=formats, rows=rows, note=note)
 
 
-def _beside(reference: PublishedResult | None, one: Condition) -> tuple[Value, ...]:
+def _beside(reference: Reference | None, one: Condition) -> tuple[Value, ...]:
     """The published loss and accuracy, each with whether it lies within our interval."""
     if reference is None:
         return "", ""

@@ -19,7 +19,7 @@ from analysis.rendering.markdown import markdown
 from analysis.rendering.page import page
 from analysis.rendering.plots import draw, for_paper
 from analysis.results import Results, ResultsError, read
-from study.records import write_atomically
+from study.storage import write_bytes
 
 MLFLOW = "mlflow:"
 
@@ -34,9 +34,9 @@ def write_report(results: Results, out: Path) -> Path:
     drawn = {figure.name: draw(figure) for figure in figures}
     (out / "figures").mkdir(parents=True, exist_ok=True)
     for name, picture in drawn.items():
-        write_atomically(out / "figures" / f"{name}.svg", for_paper(picture.whole).encode())
-    write_atomically(out / "report.md", markdown(findings).encode())
-    write_atomically(out / "report.html", page(findings, drawn).encode())
+        write_bytes(out / "figures" / f"{name}.svg", for_paper(picture.whole).encode())
+    write_bytes(out / "report.md", markdown(findings).encode())
+    write_bytes(out / "report.html", page(findings, drawn).encode())
     return out / "report.html"
 
 

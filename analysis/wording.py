@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from analysis.answer import LEVEL, Estimate
+from analysis.statistics.estimate import LEVEL, Estimate
 
 
 def percent(value: float, digits: int = 1) -> str:

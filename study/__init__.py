@@ -1,3 +1,3 @@
 """Which encoder, which schedule, which batch size, when to stop: the runs that can answer it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -6,30 +6,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.execution.manifest import StudyError, alone
-from study.records import StudyFolder
-from study.run import Parser, add_tracking_uri
+from study.cli import Parser, add_tracking_uri
+from study.errors import StudyError, TrackingError
+from study.storage import StudyFolder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0 when MLflow holds everything, 1 when it could not be reached, 2 for no study."""
+    """Run the command line; returns 0 when MLflow is up to date, 1 when it cannot be reached, 2 for invalid input."""
     parser = Parser(prog="python -m study.sync", description=__doc__)
     parser.add_argument("study", metavar="STUDY", help="the study's folder")
     add_tracking_uri(parser)
     given = parser.parse_args(arguments)
     folder = StudyFolder(Path(given.study))
-    manifest = folder.manifest()
-    if manifest is None:
-        print(f"{given.study} holds no study", file=sys.stderr)
-        return 2
-    from study.tracking.mirror import Mirror, TrackingError
-
     try:
-        mirror = Mirror(folder, tracking_uri=given.tracking_uri or manifest["tracking"])
+        manifest = folder.manifest()
+        if manifest is None:
+            raise StudyError(f"{given.study} is not a study's folder: it has no study.json")
+        from study.tracking.mirror import Mirror
+
+        mirror = Mirror(folder, tracking_uri=given.tracking_uri or manifest.tracking)
         try:
-            with alone(folder):
+            with folder.run_lock():
                 mirror.finish()
-        except StudyError:  # somebody runs it
+        except StudyError:  # it is being run
             mirror.sync()
     except ValueError as error:
         print(error, file=sys.stderr)

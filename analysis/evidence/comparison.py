@@ -1,4 +1,4 @@
-"""What is there to compare: which runs, which of them count, and by how much do two of them differ?"""
+"""The runs that can be compared, and the paired differences between two of them."""
 
 from __future__ import annotations
 
@@ -6,67 +6,69 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 
 from analysis.answer import UNDETERMINED, Answer
-from analysis.evidence.conditions import Stratum, key_of, strata
+from analysis.evidence.conditions import SettingsKey, Stratum, key_of, strata
 from analysis.evidence.diagnosis import learned_threshold
 from analysis.evidence.next_commands import grow
-from analysis.evidence.trials import searching
-from analysis.results import Results, Run
-from analysis.statistics.probabilities import Scored
+from analysis.results import Results
+from analysis.statistics.estimate import FloatArray
+from analysis.statistics.probabilities import ExampleScores
+from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import listed
-from study.plan.plan import label
+from study.plan.labels import label
 from study.records import Split
 
-Floats = npt.NDArray[np.float64]
-ScoreOf = Callable[[Scored], Floats]
+ScoreOf = Callable[[ExampleScores], FloatArray]
 
-# Differences within this much of accuracy are taken for none, when an interval lies wholly within.
+# Differences of accuracy within this are treated as none, where the whole interval lies within it.
 EQUIVALENCE = 0.01
 
 
-def right(scored: Scored) -> Floats:
-    """1 for each example that is right, else 0: its mean is accuracy."""
-    return scored.right.astype(np.float64)
+def correct(scores: ExampleScores) -> FloatArray:
+    """1 for each correct example, else 0; the mean is accuracy."""
+    return scores.correct.astype(np.float64)
 
 
-def loss(scored: Scored) -> Floats:
+def loss(scores: ExampleScores) -> FloatArray:
     """The loss of each example, in nats."""
-    return scored.nll
+    return scores.nll
 
 
-def ended_runs(results: Results) -> list[Run]:
+def ended_runs(results: Results) -> list[TrajectoryResult]:
     """The runs that came to their planned end."""
     return [run for run in results.runs if run.ended]
 
 
-def usable_runs(results: Results) -> list[Run]:
-    """The ended runs whose chosen checkpoint is better than chance: scores of others measure failure, not models."""
-    threshold = learned_threshold(results)
+def usable_runs(results: Results) -> list[TrajectoryResult]:
+    """The ended runs whose selected checkpoint is better than chance: scores of others measure failure, not models."""
+    threshold = learned_threshold(results.chance)
     chosen = [(run, run.owner.chosen) for run in ended_runs(results)]
-    return [run for run, epoch in chosen if epoch is not None and epoch.validation_accuracy >= threshold]
+    return [run for run, epoch in chosen if epoch is not None and epoch.validation["accuracy"] >= threshold]
 
 
-def run_strata(runs: Sequence[Run], compared: Sequence[str], ignored: Sequence[str] = ()) -> list[Stratum[Run]]:
+def run_strata(
+    runs: Sequence[TrajectoryResult], compared: Sequence[str], ignored: Sequence[str] = ()
+) -> list[Stratum[TrajectoryResult]]:
     """The runs in strata that differ in nothing but ``compared``."""
     return strata(runs, lambda run: run.settings, compared=compared, ignored=ignored)
 
 
 def own_keys(results: Results) -> tuple[str, ...]:
     """The settings of which a grid gives each model its own value, such as its learning rate: they are on no axis."""
-    if searching(results):
+    if results.searching:
         return ()
-    models = len({repr(cell.settings["model"]) for cell in results.plan.cells})
-    found = []
-    for key in results.varying:
-        pairs = {(repr(cell.settings["model"]), repr(cell.settings.get(key))) for cell in results.plan.cells}
-        if key not in (*results.plan.axes, "model") and len(pairs) == models:
-            found.append(key)
-    return tuple(found)
+    cells = [cell.settings for cell in results.plan.cells]
+    models = len({settings.model for settings in cells})
+    return tuple(
+        key
+        for key in results.varying
+        if key not in (*results.plan.axes, "model")
+        and len({(settings.model, getattr(settings, key)) for settings in cells}) == models
+    )
 
 
-def model_strata(results: Results, runs: Sequence[Run]) -> list[Stratum[Run]]:
+def model_strata(results: Results, runs: Sequence[TrajectoryResult]) -> list[Stratum[TrajectoryResult]]:
     """The runs in strata that differ in the model and in its own settings alone."""
     return run_strata(runs, ["model"], ignored=own_keys(results))
 
@@ -81,7 +83,7 @@ def own_settings(results: Results) -> list[str]:
 
 def model_names(results: Results) -> list[str]:
     """The models in words, in the plan's order."""
-    return list(dict.fromkeys(label("model", cell.settings["model"]) for cell in results.plan.cells))
+    return list(dict.fromkeys(label("model", cell.settings.model) for cell in results.plan.cells))
 
 
 def model_pairs(results: Results) -> list[tuple[str, str]]:
@@ -99,17 +101,22 @@ def one_model(results: Results, question: str) -> Answer | None:
     return Answer(question=question, verdict=UNDETERMINED, sentence=sentence, next_commands=[wanted])
 
 
-def most_seeds(runs: Sequence[Run]) -> int:
+def most_seeds(runs: Sequence[TrajectoryResult]) -> int:
     """The largest number of seeds that any condition has."""
-    seeds: dict[str, set[int]] = {}
+    seeds: dict[SettingsKey, set[int]] = {}
     for run in runs:
-        seeds.setdefault(key_of(run.settings, ["seed"]), set()).add(run.seed)
+        seeds.setdefault(key_of(run.settings, ["seed"]), set()).add(run.settings.seed)
     return max(map(len, seeds.values()), default=0)
 
 
 def paired_differences(
-    results: Results, groups: Sequence[Stratum[Run]], first: str, second: str, split: Split, score_of: ScoreOf
-) -> list[Floats]:
+    results: Results,
+    groups: Sequence[Stratum[TrajectoryResult]],
+    first: str,
+    second: str,
+    split: Split,
+    score_of: ScoreOf,
+) -> list[FloatArray]:
     """First - second for each stratum that has both, ``[seeds, examples]``, seeds and examples being the same."""
     differences = []
     for stratum in groups:
@@ -117,14 +124,14 @@ def paired_differences(
             continue
         rows = []
         for seed in stratum.shared_seeds(first, second):
-            one, other = (results.scored(stratum.arms[arm].members[seed].owner, split) for arm in (first, second))
-            if one is not None and other is not None:
-                rows.append(score_of(one) - score_of(other))
+            scores = [results.scored(stratum.arms[arm].members[seed].owner, split) for arm in (first, second)]
+            if scores[0] is not None and scores[1] is not None:
+                rows.append(score_of(scores[0]) - score_of(scores[1]))
         if rows:
             differences.append(np.stack(rows))
     return differences
 
 
-def read_test_scores(results: Results, runs: Sequence[Run]) -> None:
+def read_test_scores(results: Results, runs: Sequence[TrajectoryResult]) -> None:
     """Read the predictions of these runs' chosen checkpoints at once."""
     results.read_ahead([run.owner for run in runs])

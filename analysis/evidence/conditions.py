@@ -1,4 +1,4 @@
-"""Which runs differ in one thing alone, so that a difference between them can be laid to it?
+"""Runs that differ in one thing alone, so that a difference between them can be attributed to it.
 
 A *condition* is all settings of a cell but its seed. A *stratum* holds everything fixed but the keys that are compared,
 and has one arm for each of their values.
@@ -6,21 +6,23 @@ and has one arm for each of their values.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from study.plan.plan import SettingValues, label
+from study.plan.labels import label
+from study.settings import Settings
 
 T = TypeVar("T")
+# The values of all settings but some; equal and hashed by them.
+SettingsKey = tuple[Hashable, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm(Generic[T]):
     """The members of a stratum that share the compared value, by seed."""
 
-    settings: SettingValues
+    settings: Settings
     members: Mapping[int, T]
 
 
@@ -31,7 +33,7 @@ class Stratum(Generic[T]):
     Arms are keyed by the compared value in words.
     """
 
-    settings: SettingValues
+    settings: Settings
     arms: Mapping[str, Arm[T]]
 
     def shared_seeds(self, first: str, second: str) -> list[int]:
@@ -39,28 +41,28 @@ class Stratum(Generic[T]):
         return sorted(self.arms[first].members.keys() & self.arms[second].members.keys())
 
 
-def key_of(settings: SettingValues, without: Iterable[str]) -> str:
+def key_of(settings: Settings, without: Iterable[str]) -> SettingsKey:
     """Equal for settings that differ in nothing but ``without``."""
     left_out = set(without)
-    return json.dumps({key: value for key, value in settings.items() if key not in left_out}, sort_keys=True)
+    return tuple(getattr(settings, key) for key in Settings.model_fields if key not in left_out)
 
 
 def strata(
     members: Sequence[T],
-    settings_of: Callable[[T], SettingValues],
+    settings_of: Callable[[T], Settings],
     *,
     compared: Sequence[str],
     ignored: Sequence[str] = (),
 ) -> list[Stratum[T]]:
     """The strata of ``members``, in their order; ``ignored`` keys may differ without being compared."""
-    grouped: dict[str, dict[str, dict[int, T]]] = {}
-    firsts: dict[str, SettingValues] = {}
-    arm_settings: dict[tuple[str, str], SettingValues] = {}
+    grouped: dict[SettingsKey, dict[str, dict[int, T]]] = {}
+    firsts: dict[SettingsKey, Settings] = {}
+    arm_settings: dict[tuple[SettingsKey, str], Settings] = {}
     for member in members:
         settings = settings_of(member)
         key = key_of(settings, [*compared, *ignored, "seed"])
         value = words(settings, compared)
-        grouped.setdefault(key, {}).setdefault(value, {}).setdefault(int(settings["seed"]), member)
+        grouped.setdefault(key, {}).setdefault(value, {}).setdefault(settings.seed, member)
         firsts.setdefault(key, settings)
         arm_settings.setdefault((key, value), settings)
     return [
@@ -72,14 +74,14 @@ def strata(
     ]
 
 
-def words(settings: SettingValues, keys: Iterable[str]) -> str:
+def words(settings: Settings, keys: Iterable[str]) -> str:
     """Some settings in words, as tables and legends show them."""
     return " · ".join(value_words(key, settings) for key in keys if _applies(key, settings)) or "all settings"
 
 
-def value_words(key: str, settings: SettingValues) -> str:
+def value_words(key: str, settings: Settings) -> str:
     """One setting in words that need no column heading."""
-    value = settings.get(key)
+    value = getattr(settings, key)
     if key == "warmup_fraction":
         return f"{value:.0%} warm-up" if value else "no warm-up"
     if key == "learning_rate":
@@ -90,15 +92,15 @@ def value_words(key: str, settings: SettingValues) -> str:
         return f"batch {value:,}"
     if key == "max_gradient_norm":
         return "no clipping" if value is None else f"clipped at {value:g}"
-    if key == "adam_betas" and isinstance(value, list | tuple):
+    if key == "adam_betas":
         return f"β {value[0]:g}, {value[1]:g}"
     if key in ("epochs", "optimizer_steps"):
         return f"{value:,} {key.replace('_', ' ')}"
     return label(key, value).replace("_", " ") if key != "model" else label(key, value)
 
 
-def _applies(key: str, settings: SettingValues) -> bool:
-    return not (key in ("epochs", "optimizer_steps", "polynomial_power") and settings.get(key) is None)
+def _applies(key: str, settings: Settings) -> bool:
+    return not (key in ("epochs", "optimizer_steps", "polynomial_power") and getattr(settings, key) is None)
 
 
 def schedule_keys(varying: Sequence[str]) -> tuple[str, ...]:

@@ -1,41 +1,38 @@
-"""How were the cells chosen, what has each search spent, and which of its trajectories were cut?"""
+"""The trials of a search: what each came to, what each search has spent, and which trajectories were pruned."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Any
 
 from analysis.answer import Table, Value
 from analysis.results import Results
 from analysis.wording import count, listed
-from study.plan.cell_results import WORST_ACCURACY, WORST_LOSS, CellResult
-from study.plan.plan import SettingValues, label
-from study.settings import Search
-from study.space.ranges import RANGE_KEYS, Range
+from study.plan.cell_results import CellResult, selection_score
+from study.plan.labels import label
+from study.scoring import METRICS
+from study.search.budget import cost_so_far
+from study.settings import Settings
 
 SCHEDULERS = {
     "asha": "asynchronous successive halving (ASHA, Li et al. 2020)",
     "median": "the median stopping rule (Golovin et al. 2017)",
 }
-MOST_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
+class TrialResult:
     """A trial and what became of its cells, one a seed; ``number`` counts the trials of its ``group`` from 0."""
 
     number: int
     group: str
-    settings: SettingValues
+    settings: Settings
     cells: tuple[CellResult, ...]
 
     @property
     def model(self) -> str:
         """Its model in words."""
-        return label("model", self.settings["model"])
+        return label("model", self.settings.model)
 
     @property
     def complete(self) -> bool:
@@ -43,90 +40,57 @@ class Tried:
         return all(result.state == "complete" for result in self.cells)
 
 
-def search_of(results: Results) -> Search:
-    """How the study chose its cells."""
-    return Search.model_validate(results.space.get("search") or {})
-
-
-def searching(results: Results) -> bool:
-    """Whether a search chose the cells, and not a grid."""
-    return search_of(results).method != "grid"
-
-
 def exchangeable(results: Results) -> bool:
     """Whether any order of the trials was as likely as any other: none was chosen, or cut, for what others scored."""
-    search = search_of(results)
+    search = results.search
     return not search.adaptive and search.scheduler is None
 
 
-def ranges(results: Results) -> dict[str, Range]:
-    """The settings that a search draws from a range, which have about as many values as there are trials."""
-    axes = _axes(results)
-    return {
-        name: Range(**{key: value for key, value in axis.items() if key in RANGE_KEYS})
-        for name, axis in axes.items()
-        if isinstance(axis, Mapping) and "low" in axis
-    }
-
-
-def lists(results: Results) -> dict[str, Sequence[Any]]:
-    """The values of each axis that has a list, as the space file writes them."""
-    return {name: axis for name, axis in _axes(results).items() if isinstance(axis, list)}
-
-
-def _axes(results: Results) -> Mapping[str, Any]:
-    found = results.space.get("axes")
-    return found if isinstance(found, Mapping) else {}
-
-
-def tried(results: Results) -> list[Tried]:
+def trial_results(results: Results) -> list[TrialResult]:
     """The different trials of all searches, by number; none of a grid.
 
     One that chose what another of its group had chosen cost nothing and is left out, as is one that the space no longer
     holds.
     """
     cells = {result.cell.id: result for result in results.cells}
-    found: dict[tuple[str, tuple[str, ...]], Tried] = {}
+    found: dict[tuple[str, tuple[str, ...]], TrialResult] = {}
     for trial in sorted(results.plan.trials, key=lambda trial: trial.number):
         if trial.cells:
-            made = tuple(cells[id_] for id_ in trial.cells)
-            one = Tried(number=trial.number, group=trial.group, settings=made[0].cell.settings, cells=made)
-            found.setdefault((trial.group, trial.cells), one)
+            members = tuple(cells[id_] for id_ in trial.cells)
+            settings = members[0].cell.settings
+            found.setdefault(
+                (trial.group, trial.cells),
+                TrialResult(number=trial.number, group=trial.group, settings=settings, cells=members),
+            )
     return list(found.values())
 
 
-def by_group(results: Results) -> dict[str, list[Tried]]:
+def by_group(results: Results) -> dict[str, list[TrialResult]]:
     """The trials of each search."""
-    found: dict[str, list[Tried]] = {}
-    for trial in tried(results):
+    found: dict[str, list[TrialResult]] = {}
+    for trial in trial_results(results):
         found.setdefault(trial.group, []).append(trial)
     return found
 
 
 def worth(results: Results, cells: Sequence[CellResult]) -> float:
-    """What a search makes of cells: the mean of its objective on validation, as a number of which more is better.
+    """What selection makes of cells: the mean of the search's objective, as a number of which more is better.
 
-    A cell counts with its chosen checkpoint, which is what a user would keep, and without a finite score as the worst
-    that there is. (A search gives a run that collapsed what it ended with, so as not to go on there.)
+    See :func:`study.plan.cell_results.selection_score`.
     """
-    objective = search_of(results).objective
-    scores = [getattr(result.chosen, f"validation_{objective}", math.nan) for result in cells]
-    if objective == "accuracy":
-        return fmean(score if math.isfinite(score) else WORST_ACCURACY for score in scores)
-    return -fmean(score if math.isfinite(score) else WORST_LOSS for score in scores)
+    objective = results.search.objective
+    return METRICS[objective].signed(selection_score(cells, objective))
 
 
-def spent(trials: Sequence[Tried], unit: str) -> float:
+def spent(trials: Sequence[TrialResult], unit: str) -> float:
     """What trials have cost so far, in ``trials``, ``examples`` or ``gpu_hours``; a shared trajectory costs once."""
     if unit == "trials":
         return len(trials)
     costs: dict[str, float] = {}
-    for result in (result for trial in trials for result in trial.cells):
-        id_, outcome = result.cell.trajectory, result.outcome
-        if unit == "gpu_hours":
-            costs[id_] = outcome.train_seconds * outcome.gpus / 3600 if outcome else 0.0
-        else:
-            costs[id_] = max(costs.get(id_, 0.0), float(result.last.examples_seen if result.last else 0))
+    for trial in trials:
+        for result in trial.cells:
+            id_ = result.cell.trajectory
+            costs[id_] = max(costs.get(id_, 0.0), cost_so_far(unit, result))
     return sum(costs.values())
 
 
@@ -139,7 +103,7 @@ def amount(value: float, unit: str) -> str:
 
 def how_chosen(results: Results) -> list[str]:
     """How the cells were chosen, in sentences."""
-    search = search_of(results)
+    search = results.search
     if search.method == "grid":
         axes = listed([key.replace("_", " ") for key in results.plan.axes])
         said = [f"Chosen as a grid: all combinations of {axes} that the space holds."] if axes else []
@@ -151,7 +115,7 @@ def how_chosen(results: Results) -> list[str]:
         parts = [f"{group} {amount(spent(trials, unit), unit)}" for group, trials in groups.items()]
         said = [
             (
-                f"Chosen by {search.chooser} for the {'highest' if search.objective == 'accuracy' else 'lowest'} "
+                f"Chosen by {search.chooser} for the {METRICS[search.objective].best_word} "
                 f"{search.objective} on validation (search seed {search.seed}): {amount(budget, unit)} {each}, "
                 f"{count(seeds, 'seed')} each. Spent so far: {listed(parts) or 'nothing'}."
             )
@@ -169,18 +133,18 @@ def search_warnings(results: Results) -> list[str]:
     said = []
     if results.plan.open:
         said.append("The search is open: its budget is not spent, and what it chooses next may change every answer.")
-    if results.census.cut:
+    if results.census.pruned:
         said.append(
-            f"{count(results.census.cut, 'complete cell')} of {results.census.complete:,} ended because the trial "
+            f"{count(results.census.pruned, 'complete cell')} of {results.census.complete:,} ended because the trial "
             "scheduler cut them. What would have become of them is not known: cutting hides collapses and late "
             "learners, so that every failure rate is of the runs that were let live."
         )
     return said
 
 
-def cut_caveat(results: Results) -> str:
+def pruned_caveat(results: Results) -> str:
     """Why a question that needs whole runs has fewer of them; empty where nothing was cut."""
-    cut = sum(run.cut for run in results.runs)
+    cut = sum(run.pruned for run in results.runs)
     if not cut:
         return ""
     return (
@@ -191,7 +155,7 @@ def cut_caveat(results: Results) -> str:
 
 def searches_table(results: Results) -> Table | None:
     """What each search has spent; None for a grid."""
-    search = search_of(results)
+    search = results.search
     if search.method == "grid":
         return None
     unit, budget = search.budget
@@ -220,7 +184,7 @@ def searches_table(results: Results) -> Table | None:
     )
 
 
-def cut_table(results: Results) -> Table | None:
+def pruned_table(results: Results) -> Table | None:
     """Every cell that a trial scheduler cut, by name; None where there is none."""
     cut = [result for result in results.cells if result.stop_reason == "cut"]
     if not cut:
@@ -230,16 +194,15 @@ def cut_table(results: Results) -> Table | None:
             result.cell.name,
             f"{result.last.epoch} of {result.cell.epochs}" if result.last else "",
             result.last.examples_seen if result.last else None,
-            result.last.validation_accuracy if result.last else None,
-            result.last.validation_loss if result.last else None,
+            result.last.validation["accuracy"] if result.last else None,
+            result.last.validation["loss"] if result.last else None,
         )
-        for result in cut[:MOST_ROWS]
+        for result in cut
     ]
-    left = f" {len(cut) - MOST_ROWS:,} more are not shown." if len(cut) > MOST_ROWS else ""
     return Table(
         title=f"Cells that were cut: {len(cut):,}",
         columns=("cell", "cut after epoch", "examples seen", "validation accuracy then", "validation loss then"),
         formats=("t", "t", "n", "%", ".3"),
         rows=rows,
-        note=f"Nothing is known of what they would have become.{left}",
+        note="Their final results are unknown.",
     )

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Command, Estimate, Figure, Line, Panel, Table, Value
+from analysis.answer import UNDETERMINED, Answer, Command, Figure, Line, Panel, Table, Value
 from analysis.evidence.comparison import EQUIVALENCE, ended_runs, most_seeds, run_strata
 from analysis.evidence.conditions import Stratum, words
-from analysis.evidence.diagnosis import Diagnosis, diagnose, peak_rate
-from analysis.evidence.next_commands import go_on, grow, more_seeds, paired
-from analysis.results import Results, Run
+from analysis.evidence.diagnosis import Diagnoses, learning_rate
+from analysis.evidence.next_commands import complete_plan, grow, more_seeds, paired
+from analysis.results import Results
+from analysis.statistics.estimate import Estimate
 from analysis.statistics.intervals import clopper_pearson, fisher_exact, mean_over_seeds, mean_over_strata
+from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import count, difference, p_value
 
 QUESTION = "Does batch size explain it: the batch itself, or the number of updates that it leaves?"
+COUNTS_PRUNED_RUNS = False
 # Runs of other batch sizes that took within this much as many updates are compared at equal updates.
 SAME_STEPS = 0.05
 
@@ -51,22 +54,22 @@ class Reading:
 def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Compare the largest with the smallest batch, at equal epochs and at equal steps. ``rng`` is not needed."""
     del rng
-    sizes = sorted({int(cell.settings["batch_size"]) for cell in results.plan.cells})
-    rates = sorted({float(cell.settings["learning_rate"]) for cell in results.plan.cells})
-    scalings = {str(cell.settings["lr_scaling"]) for cell in results.plan.cells}
+    sizes = sorted({int(cell.settings.batch_size) for cell in results.plan.cells})
+    rates = sorted({float(cell.settings.learning_rate) for cell in results.plan.cells})
+    scalings = {str(cell.settings.lr_scaling) for cell in results.plan.cells}
     if len(sizes) < 2:
         wanted = grow(results, "adds larger batches", {"batch_size": [4 * sizes[0], 16 * sizes[0]]})
         sentence = f"Every run uses batch size {sizes[0]:,}."
         return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=[wanted])
     ended = ended_runs(results)
     groups = [group for group in run_strata(ended, ["batch_size"]) if len(group.arms) > 1]
-    by_epochs = _reading([group for group in groups if group.settings["epochs"] is not None])
-    by_steps = _reading([group for group in groups if group.settings["optimizer_steps"] is not None])
+    by_epochs = _reading([group for group in groups if group.settings.epochs is not None])
+    by_steps = _reading([group for group in groups if group.settings.optimizer_steps is not None])
     by_history = _reading_of_histories(groups) if by_steps is None else None
     seeds = most_seeds(ended)
     one_rate = len(rates) < 2 and scalings == {"none"}
     verdict, sentence = _verdict(by_epochs, by_steps or by_history, seeds, one_rate)
-    diagnoses = {one.run.trajectory.id: one for one in diagnose(results)}
+    diagnoses = results.diagnoses
     failures = _failures(groups, diagnoses)
     headline = by_steps or by_history or by_epochs
     return Answer(
@@ -88,19 +91,19 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     )
 
 
-def _accuracy(run: Run) -> float | None:
-    return run.owner.chosen.test_accuracy if run.owner.chosen else None
+def _accuracy(run: TrajectoryResult) -> float | None:
+    return run.owner.chosen.test_score("accuracy") if run.owner.chosen else None
 
 
-def _ends(group: Stratum[Run]) -> tuple[str, str]:
+def _ends(group: Stratum[TrajectoryResult]) -> tuple[str, str]:
     """The arms of the smallest and of the largest batch."""
-    by_size = sorted(group.arms, key=lambda name: int(group.arms[name].settings["batch_size"]))
+    by_size = sorted(group.arms, key=lambda name: int(group.arms[name].settings.batch_size))
     return by_size[0], by_size[-1]
 
 
-def _reading(groups: Sequence[Stratum[Run]]) -> Reading | None:
+def _reading(groups: Sequence[Stratum[TrajectoryResult]]) -> Reading | None:
     """The difference over all strata, None where no seed has both ends."""
-    found: list[tuple[Stratum[Run], list[float]]] = []
+    found: list[tuple[Stratum[TrajectoryResult], list[float]]] = []
     for group in groups:
         small, large = _ends(group)
         differences = []
@@ -112,11 +115,11 @@ def _reading(groups: Sequence[Stratum[Run]]) -> Reading | None:
     return _over_strata(found)
 
 
-def _reading_of_histories(groups: Sequence[Stratum[Run]]) -> Reading | None:
+def _reading_of_histories(groups: Sequence[Stratum[TrajectoryResult]]) -> Reading | None:
     """The same at equal updates, from the histories of constant-rate runs; on validation, after the last epoch."""
-    found: list[tuple[Stratum[Run], list[float]]] = []
+    found: list[tuple[Stratum[TrajectoryResult], list[float]]] = []
     for group in groups:
-        if group.settings["lr_schedule"] != "constant" or group.settings["warmup_fraction"]:
+        if group.settings.lr_schedule != "constant" or group.settings.warmup_fraction:
             continue
         small, large = _ends(group)
         differences = []
@@ -128,17 +131,17 @@ def _reading_of_histories(groups: Sequence[Stratum[Run]]) -> Reading | None:
                 if abs(epoch.optimizer_step / last.optimizer_step - 1) <= SAME_STEPS
             ]
             if near:
-                differences.append(last.validation_accuracy - near[0].validation_accuracy)
+                differences.append(last.validation["accuracy"] - near[0].validation["accuracy"])
         found.append((group, differences))
     return _over_strata(found)
 
 
-def _over_strata(found: Sequence[tuple[Stratum[Run], list[float]]]) -> Reading | None:
+def _over_strata(found: Sequence[tuple[Stratum[TrajectoryResult], list[float]]]) -> Reading | None:
     """The mean of the strata's ``differences``, of those that have any."""
     used = [(group, differences) for group, differences in found if differences]
     if not used:
         return None
-    sizes = {int(group.arms[arm].settings["batch_size"]) for group, _ in used for arm in _ends(group)}
+    sizes = {int(group.arms[arm].settings.batch_size) for group, _ in used for arm in _ends(group)}
     return Reading(
         difference=mean_over_strata([differences for _, differences in used]),
         smallest=min(sizes),
@@ -179,7 +182,7 @@ def _none(estimate: Estimate) -> bool:
     return estimate.low > -EQUIVALENCE and estimate.high < EQUIVALENCE
 
 
-def _failures(groups: Sequence[Stratum[Run]], diagnoses: dict[str, Diagnosis]) -> str:
+def _failures(groups: Sequence[Stratum[TrajectoryResult]], diagnoses: Diagnoses) -> str:
     """Failures of the smallest and of the largest batch, in a sentence; empty where there are none."""
     counts = []
     for end in (0, 1):
@@ -195,19 +198,19 @@ def _failures(groups: Sequence[Stratum[Run]], diagnoses: dict[str, Diagnosis]) -
     )
 
 
-def _table(results: Results, groups: Sequence[Stratum[Run]], diagnoses: dict[str, Diagnosis]) -> Table:
+def _table(results: Results, groups: Sequence[Stratum[TrajectoryResult]], diagnoses: Diagnoses) -> Table:
     keys = [key for key in results.varying_trained if key not in ("seed", "batch_size")]
     rows: list[tuple[Value, ...]] = []
     for group in groups:
-        for arm in sorted(group.arms.values(), key=lambda arm: int(arm.settings["batch_size"])):
+        for arm in sorted(group.arms.values(), key=lambda arm: int(arm.settings.batch_size)):
             runs = list(arm.members.values())
             failed = sum(diagnoses[run.trajectory.id].failed for run in runs)
             scores = [score for run in runs if (score := _accuracy(run)) is not None]
             rows.append(
                 (
                     words(group.settings, keys),
-                    int(arm.settings["batch_size"]),
-                    peak_rate(runs[0]),
+                    int(arm.settings.batch_size),
+                    learning_rate(runs[0]).peak,
                     runs[0].trajectory.optimizer_steps,
                     runs[0].trajectory.examples,
                     len(runs),
@@ -219,8 +222,8 @@ def _table(results: Results, groups: Sequence[Stratum[Run]], diagnoses: dict[str
         title="Batch sizes, other settings equal",
         columns=("condition", "batch size", "peak lr", "updates", "examples", "seeds", "failure rate", "test accuracy"),
         formats=("t", "n", "g", "n", "n", "n", "%", "%"),
-        rows=rows[:80],
-        note=f"{len(rows) - 80:,} more rows are not shown." if len(rows) > 80 else "",
+        rows=rows,
+        most_rows=80,
     )
 
 
@@ -249,7 +252,7 @@ def _next(
 ) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
-    commands = go_on(results)
+    commands = complete_plan(results)
     if seeds < 2:
         commands.append(more_seeds(results, "gives every batch size a spread over seeds"))
     if len(rates) < 2:
@@ -274,17 +277,17 @@ def _next(
     return commands
 
 
-def _figures(groups: Sequence[Stratum[Run]]) -> list[Figure]:
+def _figures(groups: Sequence[Stratum[TrajectoryResult]]) -> list[Figure]:
     lines: dict[str, list[Line]] = {"epochs": [], "optimizer steps": []}
     for group in groups:
         points: list[tuple[int, Estimate]] = []
-        for arm in sorted(group.arms.values(), key=lambda arm: int(arm.settings["batch_size"])):
+        for arm in sorted(group.arms.values(), key=lambda arm: int(arm.settings.batch_size)):
             scores = [score for run in arm.members.values() if (score := _accuracy(run)) is not None]
             if scores:
-                points.append((int(arm.settings["batch_size"]), mean_over_seeds(scores).within(0, 1)))
+                points.append((int(arm.settings.batch_size), mean_over_seeds(scores).within(0, 1)))
         if points:
             keys = ("model", "lr_schedule")
-            mode = "epochs" if group.settings["epochs"] is not None else "optimizer steps"
+            mode = "epochs" if group.settings.epochs is not None else "optimizer steps"
             lines[mode].append(
                 Line(
                     x=[size for size, _ in points],

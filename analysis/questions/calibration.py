@@ -8,25 +8,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Estimate, Figure, Line, Panel, Table, Value
+from analysis.answer import UNDETERMINED, Answer, Figure, Line, Panel, Table, Value
 from analysis.evidence.comparison import EQUIVALENCE, most_seeds, read_test_scores, usable_runs
-from analysis.evidence.conditions import schedule_keys, words
-from analysis.evidence.next_commands import go_on, more_seeds
-from analysis.results import Floats, Results, Run
+from analysis.evidence.conditions import SettingsKey, key_of, schedule_keys, words
+from analysis.evidence.next_commands import complete_plan, more_seeds
+from analysis.results import Results
+from analysis.statistics.estimate import Estimate, FloatArray
 from analysis.statistics.intervals import clopper_pearson, mean_over_seeds, mean_over_strata
 from analysis.statistics.multibootstrap import example_weights, mean_over_seeds_and_examples, multibootstrap
 from analysis.statistics.probabilities import (
     BINS,
-    Scored,
+    ExampleScores,
     calibration_error,
     calibration_error_interval,
     fit_temperature,
     reliability,
-    score,
+    score_examples,
 )
+from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import count, difference, number, plain
 
 QUESTION = "Why does test loss rise with accuracy: is the model over- or under-confident?"
+COUNTS_PRUNED_RUNS = False
 MOST_ROWS = 16
 # Resamples of a calibration error, whose interval needs fewer than a test does.
 ECE_DRAWS = 100
@@ -63,13 +66,13 @@ class Group:
     """The usable runs of one condition, and what their chosen checkpoints predict on test."""
 
     name: str
-    runs: Sequence[Run]
-    scored: Sequence[Scored]
+    runs: Sequence[TrajectoryResult]
+    scored: Sequence[ExampleScores]
     temperatures: Sequence[float]
     scaled_nll: Sequence[float]
 
     @property
-    def gaps(self) -> Floats:
+    def gaps(self) -> FloatArray:
         """Confidence minus being right, ``[seeds, examples]``."""
         return np.stack([one.gap for one in self.scored])
 
@@ -85,7 +88,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
             question=QUESTION,
             verdict=UNDETERMINED,
             sentence=sentence,
-            next_commands=go_on(results) or [more_seeds(results, "adds runs that learn")],
+            next_commands=complete_plan(results) or [more_seeds(results, "adds runs that learn")],
         )
     weights = example_weights(groups[0].gaps.shape[1], rng)
     gap = multibootstrap([group.gaps for group in groups], weights, rng).estimate()
@@ -109,16 +112,16 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     )
 
 
-def _groups(results: Results, usable: Sequence[Run]) -> list[Group]:
+def _groups(results: Results, usable: Sequence[TrajectoryResult]) -> list[Group]:
     """By condition; the plan's order is kept."""
     keys = [key for key in results.varying_trained if key != "seed"]
-    found: dict[str, list[tuple[Run, Scored, float, float]]] = {}
+    found: dict[str, list[tuple[TrajectoryResult, ExampleScores, float, float]]] = {}
     for run in usable:
         scored = results.scored(run.owner, "test")
         validation, test = (results.chosen_predictions(run.owner, split) for split in ("validation", "test"))
         if scored is not None and validation is not None and test is not None:
             temperature = fit_temperature(validation)
-            scaled = float(score(test, temperature).nll.mean())
+            scaled = float(score_examples(test, temperature).nll.mean())
             found.setdefault(words(run.settings, keys), []).append((run, scored, temperature, scaled))
     return [
         Group(
@@ -159,7 +162,7 @@ def _verdict(gap: Estimate, gaps: Sequence[Estimate], temperature: Estimate, see
 
 def _rising(groups: Sequence[Group]) -> str:
     """The pair of conditions in which loss rises most along with accuracy, beyond chance, and why."""
-    accuracy = [float(np.mean([one.right.mean() for one in group.scored])) for group in groups]
+    accuracy = [float(np.mean([one.correct.mean() for one in group.scored])) for group in groups]
     losses = [float(np.mean([one.nll.mean() for one in group.scored])) for group in groups]
     pairs = [
         (losses[j] - losses[i], low, high)
@@ -175,7 +178,8 @@ def _rising(groups: Sequence[Group]) -> str:
             "beyond chance."
         )
     costs = [
-        float(np.mean([one.nll[~one.right].mean() for one in group.scored if not one.right.all()])) for group in found
+        float(np.mean([one.nll[~one.correct].mean() for one in group.scored if not one.correct.all()]))
+        for group in found
     ]
     told = f" Where loss rises with accuracy most ({found[0].name} to {found[1].name}), a wrong answer costs"
     if costs[1] > costs[0]:
@@ -192,32 +196,33 @@ def _rising(groups: Sequence[Group]) -> str:
 def _both_rise(low: Group, high: Group) -> bool:
     """Whether both accuracy and loss of ``high`` are above those of ``low``, on the same seeds, beyond chance."""
     by_seed = [
-        {run.seed: scored for run, scored in zip(group.runs, group.scored, strict=True)} for group in (low, high)
+        {run.settings.seed: scored for run, scored in zip(group.runs, group.scored, strict=True)}
+        for group in (low, high)
     ]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
     if len(seeds) < 2:
         return False
     rises = (
         np.stack([getattr(by_seed[1][seed], name).astype(float) - getattr(by_seed[0][seed], name) for seed in seeds])
-        for name in ("right", "nll")
+        for name in ("correct", "nll")
     )
     return all(mean_over_seeds_and_examples(rise).low > 0 for rise in rises)
 
 
-def _row(group: Group, gap: Estimate, weights: Floats, rng: np.random.Generator) -> tuple[Value, ...]:
+def _row(group: Group, gap: Estimate, weights: FloatArray, rng: np.random.Generator) -> tuple[Value, ...]:
     scored = group.scored
     ece, low, high = calibration_error_interval(scored, weights[:ECE_DRAWS], rng)
-    right = [float(one.nll[one.right].mean()) for one in scored if one.right.any()]
-    wrong = [float(one.nll[~one.right].mean()) for one in scored if not one.right.all()]
+    right = [float(one.nll[one.correct].mean()) for one in scored if one.correct.any()]
+    wrong = [float(one.nll[~one.correct].mean()) for one in scored if not one.correct.all()]
     log = mean_over_seeds([math.log(t) for t in group.temperatures])
     return (
         group.name,
         len(scored),
-        float(np.mean([one.right.mean() for one in scored])),
+        float(np.mean([one.correct.mean() for one in scored])),
         float(np.mean([one.confidence.mean() for one in scored])),
         gap,
         Estimate(value=ece, low=low, high=high, seeds=len(scored)),
-        float(np.mean([calibration_error(one.confidence, one.right) for one in scored])),
+        float(np.mean([calibration_error(one.confidence, one.correct) for one in scored])),
         float(np.mean([one.brier.mean() for one in scored])),
         mean_over_seeds([float(one.nll.mean()) for one in scored]),
         float(np.mean(right)) if right else None,
@@ -227,7 +232,7 @@ def _row(group: Group, gap: Estimate, weights: Floats, rng: np.random.Generator)
     )
 
 
-def _table(groups: Sequence[Group], gaps: Sequence[Estimate], weights: Floats, rng: np.random.Generator) -> Table:
+def _table(groups: Sequence[Group], gaps: Sequence[Estimate], weights: FloatArray, rng: np.random.Generator) -> Table:
     shown = list(zip(groups, gaps, strict=True))[:MOST_ROWS]
     left = f" {len(groups) - MOST_ROWS:,} more conditions are not shown." if len(groups) > MOST_ROWS else ""
     return Table(
@@ -253,22 +258,21 @@ def _table(groups: Sequence[Group], gaps: Sequence[Estimate], weights: Floats, r
     )
 
 
-def _by_loss_or_accuracy(usable: Sequence[Run]) -> tuple[list[Table], bool]:
+def _by_loss_or_accuracy(usable: Sequence[TrajectoryResult]) -> tuple[list[Table], bool]:
     """What choosing the checkpoint by validation loss instead of accuracy changes on test, in the same runs."""
-    differences: dict[str, dict[str, list[float]]] = {"accuracy": {}, "loss": {}}
+    differences: dict[str, dict[SettingsKey, list[float]]] = {"accuracy": {}, "loss": {}}
     same = total = 0
     for run in usable:
-        finite = [epoch for epoch in run.epochs if math.isfinite(epoch.validation_loss)]
-        by_accuracy = max(finite, key=lambda epoch: epoch.validation_accuracy)
-        by_loss = min(finite, key=lambda epoch: epoch.validation_loss)
-        if None in (by_accuracy.test_loss, by_loss.test_loss):
+        finite = [epoch for epoch in run.epochs if math.isfinite(epoch.validation["loss"])]
+        by_accuracy = max(finite, key=lambda epoch: epoch.validation["accuracy"])
+        by_loss = min(finite, key=lambda epoch: epoch.validation["loss"])
+        if by_accuracy.test is None or by_loss.test is None:
             continue
         total += 1
         same += by_loss.epoch == by_accuracy.epoch
-        condition = words({**run.settings, "seed": 0}, [key for key in run.settings if key != "seed"])
+        condition = key_of(run.settings, ["seed"])
         for name in differences:
-            change = getattr(by_loss, f"test_{name}") - getattr(by_accuracy, f"test_{name}")
-            differences[name].setdefault(condition, []).append(change)
+            differences[name].setdefault(condition, []).append(by_loss.test[name] - by_accuracy.test[name])
     if not total:
         return [], False
     estimates = {name: mean_over_strata(list(found.values())) for name, found in differences.items()}
@@ -282,7 +286,7 @@ def _by_loss_or_accuracy(usable: Sequence[Run]) -> tuple[list[Table], bool]:
     return [table], estimates["loss"].excludes_zero
 
 
-def _caveats(results: Results, usable: Sequence[Run], groups: Sequence[Group], traded: bool) -> list[str]:
+def _caveats(results: Results, usable: Sequence[TrajectoryResult], groups: Sequence[Group], traded: bool) -> list[str]:
     caveats = []
     left_out = sum(run.ended for run in results.runs) - len(usable)
     if left_out:
@@ -303,8 +307,8 @@ def _caveats(results: Results, usable: Sequence[Run], groups: Sequence[Group], t
 def _figures(results: Results, groups: Sequence[Group]) -> list[Figure]:
     """Reliability diagrams, by model and schedule, over all seeds and conditions."""
     keys = ["model", *schedule_keys(results.varying_listed)]
-    pooled: dict[str, list[Scored]] = {}
-    scaled: dict[str, list[Scored]] = {}
+    pooled: dict[str, list[ExampleScores]] = {}
+    scaled: dict[str, list[ExampleScores]] = {}
     for group in groups:
         for run, scored, temperature in zip(group.runs, group.scored, group.temperatures, strict=True):
             name = words(run.settings, keys)
@@ -312,7 +316,7 @@ def _figures(results: Results, groups: Sequence[Group]) -> list[Figure]:
             test = results.chosen_predictions(run.owner, "test")
             assert test is not None
             if len(scaled.setdefault(name, [])) < MOST_PANELS:
-                scaled[name].append(score(test, temperature))
+                scaled[name].append(score_examples(test, temperature))
     panels = []
     for name in list(pooled)[:MOST_PANELS]:
         lines = [_reliability(pooled[name], "as predicted"), _reliability(scaled[name], "after temperature scaling")]
@@ -333,12 +337,12 @@ def _figures(results: Results, groups: Sequence[Group]) -> list[Figure]:
     return [Figure(name="reliability", caption=caption, panels=panels)] if panels else []
 
 
-def _reliability(scored: Sequence[Scored], group: str) -> Line:
+def _reliability(scored: Sequence[ExampleScores], group: str) -> Line:
     confidence = np.concatenate([one.confidence for one in scored])
-    right = np.concatenate([one.right for one in scored])
-    bins = reliability(confidence, right, max(FEWEST_BINS, min(BINS, len(scored[0].right) // EXAMPLES_A_BIN)))
+    right = np.concatenate([one.correct for one in scored])
+    bins = reliability(confidence, right, max(FEWEST_BINS, min(BINS, len(scored[0].correct) // EXAMPLES_A_BIN)))
     # Seeds answer the same examples: an interval may count each example but once.
-    shares = [clopper_pearson(round(b.right / len(scored)), max(1, round(b.examples / len(scored)))) for b in bins]
+    shares = [clopper_pearson(round(b.correct / len(scored)), max(1, round(b.examples / len(scored)))) for b in bins]
     return Line(
         x=[one.confidence for one in bins],
         y=[one.accuracy for one in bins],

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Bar, Estimate, Figure, Line, Panel, Table, Value, forests
+from analysis.answer import UNDETERMINED, Answer, Bar, Figure, Line, Panel, Table, Value, forests
 from analysis.evidence.comparison import most_seeds
 from analysis.evidence.conditions import schedule_keys, words
-from analysis.evidence.diagnosis import LEARNED_MARGIN, RULES, Diagnosis, diagnose, learned_threshold, peak_rate
-from analysis.evidence.next_commands import SEEDS_TO_COUNT, go_on, more_seeds, uncut
+from analysis.evidence.diagnosis import LEARNED_MARGIN, RULES, Diagnosis, learned_threshold, learning_rate
+from analysis.evidence.next_commands import SEEDS_TO_COUNT, complete_plan, more_seeds, without_pruning
 from analysis.results import Results
+from analysis.statistics.estimate import Estimate
 from analysis.statistics.intervals import clopper_pearson
 from analysis.wording import count, listed, number, percent, share
 
 QUESTION = "Was the drop overfitting, or did training collapse?"
+COUNTS_PRUNED_RUNS = False
 COLLAPSES = ("collapsed", "collapsed and recovered", "never learned", "non-finite")
 OVERFITTED = ("overfitting",)
 # More panels than this are no longer looked at one by one.
@@ -30,7 +32,7 @@ MOST_BARS = 24
 def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Diagnose every trajectory; the verdict names what the drops were. The rules draw nothing from ``rng``."""
     del rng
-    diagnoses = diagnose(results)
+    diagnoses = list(results.diagnoses.values())
     ended = [one for one in diagnoses if one.run.ended]
     findings: Counter[str] = Counter(one.finding for one in ended)
     failed = sum(one.failed for one in ended)
@@ -40,17 +42,18 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     if ended:
         sentence += f" {failed} of {count(len(ended), 'run')} failed: {share(rate)}."
     commands = [more_seeds(results, "tells a rare failure from none", SEEDS_TO_COUNT)] if seeds < SEEDS_TO_COUNT else []
-    cut = sum(one.run.cut for one in diagnoses)
+    cut = sum(one.run.pruned for one in diagnoses)
     if cut:
-        commands.insert(0, uncut(results, "trains the runs that were cut to their end"))
+        commands.insert(0, without_pruning(results, "trains the runs that were cut to their end"))
     if len(ended) + cut < len(diagnoses):
-        commands = [*go_on(results), *commands]
+        commands = [*complete_plan(results), *commands]
     return Answer(
         question=QUESTION,
         verdict=verdict,
         sentence=sentence,
         estimate=rate if ended else None,
         estimated="share of all ended runs that failed (Clopper-Pearson)",
+        unit="share",
         seeds=seeds,
         tables=(_by_condition(results, ended), _by_run(results, diagnoses)),
         figures=_figures(results, diagnoses),
@@ -132,7 +135,7 @@ def _by_run(results: Results, diagnoses: Sequence[Diagnosis]) -> Table:
         )
         update = last.update_ratio if last else None
         start = f"{one.majority_start} epochs" if one.majority_start and one.learned_epoch else ""
-        finding = f"{one.finding} when it was cut" if one.run.cut else one.finding
+        finding = f"{one.finding} when it was cut" if one.run.pruned else one.finding
         rows.append((words(one.run.settings, keys), finding, set_in, start, *signs, update))
     left = f" {len(diagnoses) - MOST_ROWS:,} more runs are not shown." if len(diagnoses) > MOST_ROWS else ""
     return Table(
@@ -151,24 +154,24 @@ def _by_run(results: Results, diagnoses: Sequence[Diagnosis]) -> Table:
         ),
         formats=("t", "t", "t", "t", ".3", "%", ".3", ".3", ".2", "g"),
         rows=rows,
-        note=f"Chance: loss {number(results.chance_loss)} nats, accuracy {percent(results.chance_accuracy)}; the "
-        f"largest entropy is ln {results.classes} = {math.log(results.classes):.3f}.{left}",
+        note=f"Chance: loss {number(results.chance.loss)} nats, accuracy {percent(results.chance.accuracy)}; the "
+        f"largest entropy is ln {results.chance.classes} = {math.log(results.chance.classes):.3f}.{left}",
     )
 
 
 def _how_half_is_possible(results: Results) -> str:
     """Why an accuracy of one half is no bug."""
     return (
-        f"How an accuracy of {percent(results.chance_accuracy)} is possible: a model whose output no longer depends on "
+        f"How an accuracy of {percent(results.chance.accuracy)} is possible: a model whose output no longer depends on "
         "its input names one class for every example, and is right as often as that class occurs. Its loss is then "
-        f"least when it gives each class the share that it has, which costs {number(results.chance_loss)} nats an "
+        f"least when it gives each class the share that it has, which costs {number(results.chance.loss)} nats an "
         "example: the loss at which collapsed runs stand still."
     )
 
 
 def _resolution(results: Results) -> list[str]:
     """What so few validation examples cannot show."""
-    examples, threshold, chance = results.validation_examples, learned_threshold(results), results.chance_accuracy
+    examples, threshold, chance = results.chance.examples, learned_threshold(results.chance), results.chance.accuracy
     if examples is None or threshold <= chance + LEARNED_MARGIN:
         return []
     told = (
@@ -192,7 +195,7 @@ def _caveats(ended: Sequence[Diagnosis], findings: Counter[str]) -> list[str]:
         )
     if findings["collapsed and recovered"]:
         caveats.append("A run that collapsed and recovered is no failure here; one more epoch may change either.")
-    if len({peak_rate(one.run) for one in ended}) > 1:
+    if len({learning_rate(one.run).peak for one in ended}) > 1:
         caveats.append("The rate over all runs mixes conditions on purpose unlike; the table has each by itself.")
     return caveats
 
@@ -214,8 +217,8 @@ def _figures(results: Results, diagnoses: Sequence[Diagnosis]) -> list[Figure]:
             "what became of it; a cross marks where a collapse set in.",
             mark="collapse set in",
             panels=[
-                *(_curves(name, group, results.chance_accuracy, accuracy, accuracy=True) for name, group in shown),
-                *(_curves(name, group, results.chance_loss, loss, accuracy=False) for name, group in shown),
+                *(_curves(name, group, results.chance.accuracy, accuracy, accuracy=True) for name, group in shown),
+                *(_curves(name, group, results.chance.loss, loss, accuracy=False) for name, group in shown),
             ],
         )
     ]
@@ -243,7 +246,7 @@ def _curves(
     lines = []
     for one in group:
         points = (
-            [(epoch.examples_seen, epoch.validation_accuracy) for epoch in one.run.epochs]
+            [(epoch.examples_seen, epoch.validation["accuracy"]) for epoch in one.run.epochs]
             if accuracy
             else [(interval.examples_seen, interval.train_loss) for interval in one.run.intervals]
             or [(epoch.examples_seen, epoch.train_loss) for epoch in one.run.epochs]
@@ -278,7 +281,7 @@ def _range(runs: Sequence[Diagnosis], *, accuracy: bool) -> tuple[float, float]:
         value
         for one in runs
         for value in (
-            [epoch.validation_accuracy for epoch in one.run.epochs]
+            [epoch.validation["accuracy"] for epoch in one.run.epochs]
             if accuracy
             else [interval.train_loss for interval in one.run.intervals]
             + [epoch.train_loss for epoch in one.run.epochs]

@@ -8,22 +8,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Command, Estimate, Figure, Line, Panel, Table, Value
+from analysis.answer import UNDETERMINED, Answer, Command, Figure, Line, Panel, Table, Value
 from analysis.evidence.comparison import ended_runs, most_seeds
-from analysis.evidence.conditions import key_of
-from analysis.evidence.diagnosis import diagnose
-from analysis.evidence.next_commands import go_on, grow, more_seeds, uncut
-from analysis.results import Results, Run
+from analysis.evidence.conditions import SettingsKey, key_of
+from analysis.evidence.next_commands import complete_plan, grow, more_seeds, without_pruning
+from analysis.results import Results
+from analysis.statistics.estimate import Estimate
 from analysis.statistics.intervals import mean_over_strata
+from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import count, difference, percent, points, share
-from study.plan.cell_results import scores
-from study.stopping import Metric, Policy, decide
+from study.scoring import METRICS
+from study.stopping import StoppingPolicy, decide
 
 QUESTION = "When should one stop?"
+COUNTS_PRUNED_RUNS = False
 # A rule is taken when it surely costs less accuracy than this on test.
 ACCEPTED_LOSS = 0.005
 PATIENCE = (1, 2, 3)
-METRICS: tuple[Metric, ...] = ("loss", "accuracy")
 
 METHODS = (
     (
@@ -47,30 +48,36 @@ METHODS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class RuleResult:
     """A stopping rule, and what it would have done to each condition's runs."""
 
-    name: str
+    metric: str
+    patience: int
     saved: Estimate
     lost: Estimate
     stopped: int
     runs: int
 
+    @property
+    def name(self) -> str:
+        """The rule in words."""
+        return f"patience {self.patience} on {self.metric}"
+
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Apply every rule to every complete trajectory; the verdict names a rule. ``rng`` is not needed."""
     del rng
-    learned = {one.run.trajectory.id for one in diagnose(results) if one.learned}
+    learned = {one.run.trajectory.id for one in results.diagnoses.values() if one.learned}
     whole = [run for run in ended_runs(results) if _is_whole(run)]
     runs = [run for run in whole if run.trajectory.id in learned]
     seeds = most_seeds(runs)
     if not runs:
         sentence = "No trajectory of two epochs or more learned and ran to its end without being stopped."
-        commands = [*go_on(results), more_seeds(results, "adds runs that learn")]
-        if all(cell.settings.get("early_stopping") for cell in results.plan.cells):
+        commands = [*complete_plan(results), more_seeds(results, "adds runs that learn")]
+        if all(cell.settings.early_stopping for cell in results.plan.cells):
             commands = [grow(results, "trains to the end, so that every rule can be tried", {"early_stopping": [None]})]
-        if any(run.cut for run in results.runs):
-            commands.insert(0, uncut(results, "trains the runs that were cut to their end"))
+        if any(run.pruned for run in results.runs):
+            commands.insert(0, without_pruning(results, "trains the runs that were cut to their end"))
         return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=commands)
     policies = [(patience, metric) for metric in METRICS for patience in PATIENCE]
     level = 1 - 0.05 / len(policies)
@@ -91,38 +98,39 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     )
 
 
-def _is_whole(run: Run) -> bool:
+def _is_whole(run: TrajectoryResult) -> bool:
     """Whether it trained all that was planned, so that any rule's end is in it."""
     outcome = run.outcome
     finished = outcome is not None and outcome.stop_reason not in ("stopped early", "cut")
     return finished and len(run.epochs) > 1 and run.owner.chosen is not None
 
 
-def _apply(runs: Sequence[Run], patience: int, metric: Metric, level: float) -> Rule:
-    saved: dict[str, list[float]] = {}
-    lost: dict[str, list[float]] = {}
+def _apply(runs: Sequence[TrajectoryResult], patience: int, metric: str, level: float) -> RuleResult:
+    saved: dict[SettingsKey, list[float]] = {}
+    lost: dict[SettingsKey, list[float]] = {}
     stopped = 0
     for run in runs:
-        history = scores(run.epochs)
-        policy = Policy(
+        history = [epoch.validation for epoch in run.epochs]
+        policy = StoppingPolicy(
             max_epochs=run.trajectory.epochs,
             patience=patience,
             metric=metric,
-            checkpoint_metric=run.settings["checkpoint_metric"],
+            checkpoint_metric=run.settings.checkpoint_metric,
         )
         decision = decide(history, policy)
-        whole = decide(history, Policy(checkpoint_metric=policy.checkpoint_metric))
+        whole = decide(history, StoppingPolicy(checkpoint_metric=policy.checkpoint_metric))
         if not decision.best_epoch or not whole.best_epoch:
             continue
-        tests = [run.epochs[d.best_epoch - 1].test_accuracy for d in (whole, decision)]
+        tests = [run.epochs[d.best_epoch - 1].test_score("accuracy") for d in (whole, decision)]
         if tests[0] is None or tests[1] is None:
             continue
         condition = key_of(run.settings, ["seed"])
         saved.setdefault(condition, []).append(1 - decision.stop_epoch / len(run.epochs))
         lost.setdefault(condition, []).append(tests[0] - tests[1])
         stopped += decision.stop_epoch < len(run.epochs)
-    return Rule(
-        name=f"patience {patience} on {metric}",
+    return RuleResult(
+        metric=metric,
+        patience=patience,
         saved=mean_over_strata(list(saved.values())),
         lost=mean_over_strata(list(lost.values()), level),
         stopped=stopped,
@@ -130,7 +138,7 @@ def _apply(runs: Sequence[Run], patience: int, metric: Metric, level: float) -> 
     )
 
 
-def _verdict(rules: Sequence[Rule], seeds: int) -> tuple[str, str, Rule]:
+def _verdict(rules: Sequence[RuleResult], seeds: int) -> tuple[str, str, RuleResult]:
     safe = [rule for rule in rules if rule.lost.high < ACCEPTED_LOSS and rule.saved.low > 0]
     most = max(safe or rules, key=lambda rule: rule.saved.value)
     cost = f"{difference(most.lost)} of test accuracy"
@@ -152,7 +160,7 @@ def _verdict(rules: Sequence[Rule], seeds: int) -> tuple[str, str, Rule]:
     return UNDETERMINED, f"No rule that saves epochs is shown to cost less than {points(ACCEPTED_LOSS)}: {told}.", most
 
 
-def _table(rules: Sequence[Rule]) -> Table:
+def _table(rules: Sequence[RuleResult]) -> Table:
     rows: list[tuple[Value, ...]] = [(rule.name, rule.runs, rule.stopped, rule.saved, rule.lost) for rule in rules]
     return Table(
         title="What each rule would have saved and cost",
@@ -163,9 +171,9 @@ def _table(rules: Sequence[Rule]) -> Table:
     )
 
 
-def _caveats(whole: Sequence[Run], runs: Sequence[Run]) -> list[str]:
+def _caveats(whole: Sequence[TrajectoryResult], runs: Sequence[TrajectoryResult]) -> list[str]:
     caveats = []
-    if any(run.settings["lr_schedule"] != "constant" for run in runs):
+    if any(run.settings.lr_schedule != "constant" for run in runs):
         caveats.append(
             "Runs with a decaying rate are among them: a rule that stops them early stops them at a high rate."
         )
@@ -183,20 +191,20 @@ def _caveats(whole: Sequence[Run], runs: Sequence[Run]) -> list[str]:
 def _next(results: Results, verdict: str) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
-    return [*go_on(results), more_seeds(results, "narrows what each rule costs")]
+    return [*complete_plan(results), more_seeds(results, "narrows what each rule costs")]
 
 
-def _range(rules: Sequence[Rule]) -> tuple[float, float]:
+def _range(rules: Sequence[RuleResult]) -> tuple[float, float]:
     """Of accuracy lost: all intervals, and what is accepted on either side of nothing."""
     bounds = [b for rule in rules for b in (rule.lost.value, rule.lost.low, rule.lost.high) if math.isfinite(b)]
     low, high = min([-ACCEPTED_LOSS, *bounds]), max([2 * ACCEPTED_LOSS, *bounds])
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
-def _figures(rules: Sequence[Rule]) -> list[Figure]:
+def _figures(rules: Sequence[RuleResult]) -> list[Figure]:
     lines = []
     for metric in METRICS:
-        found = [rule for rule in rules if rule.name.endswith(metric)]
+        found = [rule for rule in rules if rule.metric == metric]
         lines.append(
             Line(
                 x=[rule.saved.value for rule in found],

@@ -7,26 +7,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Bar, Command, Estimate, Figure, Table, Value, forests
+from analysis.answer import UNDETERMINED, Answer, Bar, Command, Figure, Table, Value, forests
 from analysis.evidence.comparison import (
+    correct,
     ended_runs,
     most_seeds,
     paired_differences,
     read_test_scores,
-    right,
     run_strata,
     usable_runs,
 )
 from analysis.evidence.conditions import Stratum, schedule_keys, words
-from analysis.evidence.diagnosis import Diagnosis, diagnose, mean_rate
-from analysis.evidence.next_commands import SEEDS_TO_COUNT, go_on, grow, more_seeds, paired
-from analysis.evidence.trials import ranges
-from analysis.results import Results, Run
+from analysis.evidence.diagnosis import DECIDED, Diagnoses, learning_rate
+from analysis.evidence.next_commands import SEEDS_TO_COUNT, complete_plan, grow, more_seeds, paired
+from analysis.results import Results
+from analysis.statistics.estimate import Estimate
 from analysis.statistics.intervals import clopper_pearson, fisher_exact, share_difference
 from analysis.statistics.multibootstrap import example_weights, multibootstrap
+from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import count, difference, p_value, percent
+from study.settings import Settings
 
 QUESTION = "Does the learning-rate schedule prevent failures: its shape, or its lower mean rate?"
+COUNTS_PRUNED_RUNS = False
 BASELINE = "constant"
 # Mean rates this near to each other are taken for the same.
 SAME_RATE = 0.05
@@ -65,15 +68,15 @@ class Counts:
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Compare every schedule with the constant one; the verdict is on the linear one where there is one."""
-    schedules = list(dict.fromkeys(str(cell.settings["lr_schedule"]) for cell in results.plan.cells))
+    schedules = list(dict.fromkeys(str(cell.settings.lr_schedule) for cell in results.plan.cells))
     if BASELINE not in schedules or len(schedules) < 2:
         wanted = grow(results, "trains the same conditions with both schedules", {"lr_schedule": [BASELINE, "linear"]})
         sentence = f"Every run uses the {schedules[0]} schedule, so there is nothing to compare it with."
         return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=[wanted])
     decaying = "linear" if "linear" in schedules else next(name for name in schedules if name != BASELINE)
-    diagnoses = {one.run.trajectory.id: one for one in diagnose(results)}
+    diagnoses = results.diagnoses
     every = ended_runs(results)
-    ended = [run for run in every if diagnoses[run.trajectory.id].finding in _COUNTED]
+    ended = [run for run in every if diagnoses[run.trajectory.id].finding in DECIDED]
     groups = _strata(ended, results.varying)
     constant, decayed = _pooled(groups, diagnoses, decaying)
     seeds = most_seeds(ended)
@@ -98,19 +101,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     )
 
 
-# Runs of which it is not known whether they failed would count for one side or the other.
-_COUNTED = (
-    "healthy",
-    "overfitting",
-    "declined",
-    "collapsed",
-    "collapsed and recovered",
-    "never learned",
-    "non-finite",
-)
-
-
-def _strata(runs: Sequence[Run], varying: Sequence[str]) -> list[Stratum[Run]]:
+def _strata(runs: Sequence[TrajectoryResult], varying: Sequence[str]) -> list[Stratum[TrajectoryResult]]:
     """By schedule, warm-up being equal; where no two schedules share a warm-up, it belongs to the schedule."""
     groups = run_strata(runs, ["lr_schedule"])
     if any(len(group.arms) > 1 for group in groups):
@@ -118,17 +109,17 @@ def _strata(runs: Sequence[Run], varying: Sequence[str]) -> list[Stratum[Run]]:
     return [group for group in run_strata(runs, schedule_keys(varying)) if len(group.arms) > 1]
 
 
-def _counts(runs: Iterable[Run], diagnoses: dict[str, Diagnosis]) -> Counts:
+def _counts(runs: Iterable[TrajectoryResult], diagnoses: Diagnoses) -> Counts:
     failed = [diagnoses[run.trajectory.id].failed for run in runs]
     return Counts(failed=sum(failed), runs=len(failed))
 
 
-def _arm(group: Stratum[Run], schedule: str) -> list[Run]:
-    arms = [arm for arm in group.arms.values() if arm.settings["lr_schedule"] == schedule]
+def _arm(group: Stratum[TrajectoryResult], schedule: str) -> list[TrajectoryResult]:
+    arms = [arm for arm in group.arms.values() if arm.settings.lr_schedule == schedule]
     return [run for arm in arms for run in arm.members.values()]
 
 
-def _pooled(groups: Sequence[Stratum[Run]], diagnoses: dict[str, Diagnosis], decaying: str) -> tuple[Counts, Counts]:
+def _pooled(groups: Sequence[Stratum[TrajectoryResult]], diagnoses: Diagnoses, decaying: str) -> tuple[Counts, Counts]:
     """Failures under the constant and the decaying schedule, over the conditions that have both."""
     both = [group for group in groups if _arm(group, BASELINE) and _arm(group, decaying)]
     sides = [[run for group in both for run in _arm(group, name)] for name in (BASELINE, decaying)]
@@ -150,15 +141,15 @@ class EqualMean:
         return self.lowered.runs > 0
 
 
-def _at_equal_mean(runs: Sequence[Run], diagnoses: dict[str, Diagnosis], decaying: str) -> EqualMean:
-    groups: dict[str, list[list[Run]]] = {"full": [], "decayed": [], "lowered": []}
+def _at_equal_mean(runs: Sequence[TrajectoryResult], diagnoses: Diagnoses, decaying: str) -> EqualMean:
+    groups: dict[str, list[list[TrajectoryResult]]] = {"full": [], "decayed": [], "lowered": []}
     for stratum in run_strata(runs, ["lr_schedule", "learning_rate"]):
         arms = [list(arm.members.values()) for arm in stratum.arms.values()]
-        constants = [arm for arm in arms if arm[0].settings["lr_schedule"] == BASELINE]
-        for decayed in (arm for arm in arms if arm[0].settings["lr_schedule"] == decaying):
-            mean, peak = mean_rate(decayed[0]), decayed[0].settings["learning_rate"]
-            lowered = [arm for arm in constants if abs(mean_rate(arm[0]) / mean - 1) <= SAME_RATE]
-            full = [arm for arm in constants if arm[0].settings["learning_rate"] == peak]
+        constants = [arm for arm in arms if arm[0].settings.lr_schedule == BASELINE]
+        for decayed in (arm for arm in arms if arm[0].settings.lr_schedule == decaying):
+            mean, peak = learning_rate(decayed[0]).mean, decayed[0].settings.learning_rate
+            lowered = [arm for arm in constants if abs(learning_rate(arm[0]).mean / mean - 1) <= SAME_RATE]
+            full = [arm for arm in constants if arm[0].settings.learning_rate == peak]
             if lowered and full:
                 groups["full"] += full
                 groups["decayed"].append(decayed)
@@ -230,31 +221,31 @@ def _shape(decaying: str, arms: EqualMean) -> str:
     return "whether by its shape or by its lower mean rate is undetermined with so few runs"
 
 
-def _table(groups: Sequence[Stratum[Run]], diagnoses: dict[str, Diagnosis]) -> Table:
+def _table(groups: Sequence[Stratum[TrajectoryResult]], diagnoses: Diagnoses) -> Table:
     rows: list[tuple[Value, ...]] = []
     keys = [key for key in _differing(groups) if key not in ("seed", "lr_schedule")]
     for group in groups:
         base = _counts(_arm(group, BASELINE), diagnoses)
         for value, arm in group.arms.items():
-            if arm.settings["lr_schedule"] == BASELINE:
+            if arm.settings.lr_schedule == BASELINE:
                 continue
             found = _counts(arm.members.values(), diagnoses)
             p = fisher_exact(found.pair, base.pair) if base.runs else None
-            shown = words({**group.settings, **arm.settings}, keys)
+            shown = words(arm.settings, keys)
             rows.append((shown, value, f"{base.failed} of {base.runs}", f"{found.failed} of {found.runs}", p))
     return Table(
         title="Failures by schedule, other settings equal",
         columns=("condition", "schedule", f"failed, {BASELINE}", "failed, schedule", "Fisher's p"),
         formats=("t", "t", "t", "t", "p"),
-        rows=rows[:60],
-        note=f"{len(rows) - 60:,} more rows are not shown." if len(rows) > 60 else "",
+        rows=rows,
+        most_rows=60,
     )
 
 
-def _differing(groups: Sequence[Stratum[Run]]) -> list[str]:
+def _differing(groups: Sequence[Stratum[TrajectoryResult]]) -> list[str]:
     if not groups:
         return []
-    return [key for key in groups[0].settings if len({repr(group.settings.get(key)) for group in groups}) > 1]
+    return [key for key in Settings.model_fields if len({getattr(group.settings, key) for group in groups}) > 1]
 
 
 def _accuracy(results: Results, decaying: str, rng: np.random.Generator) -> tuple[list[Table], Estimate | None]:
@@ -264,10 +255,10 @@ def _accuracy(results: Results, decaying: str, rng: np.random.Generator) -> tupl
     read_test_scores(results, [run for g in groups for arm in g.arms.values() for run in arm.members.values()])
     differences = []
     for group in groups:
-        decayed = next((name for name, arm in group.arms.items() if arm.settings["lr_schedule"] == decaying), None)
-        base = next((name for name, arm in group.arms.items() if arm.settings["lr_schedule"] == BASELINE), None)
+        decayed = next((name for name, arm in group.arms.items() if arm.settings.lr_schedule == decaying), None)
+        base = next((name for name, arm in group.arms.items() if arm.settings.lr_schedule == BASELINE), None)
         if decayed is not None and base is not None:
-            differences += paired_differences(results, [group], decayed, base, "test", right)
+            differences += paired_differences(results, [group], decayed, base, "test", correct)
     if not differences:
         return [], None
     found = multibootstrap(differences, example_weights(differences[0].shape[1], rng), rng)
@@ -283,9 +274,11 @@ def _accuracy(results: Results, decaying: str, rng: np.random.Generator) -> tupl
     return [table], gain
 
 
-def _caveats(constant: Counts, decayed: Counts, same_mean: EqualMean, groups: Sequence[Stratum[Run]]) -> list[str]:
+def _caveats(
+    constant: Counts, decayed: Counts, same_mean: EqualMean, groups: Sequence[Stratum[TrajectoryResult]]
+) -> list[str]:
     caveats = []
-    if any(len({arm.settings["warmup_fraction"] for arm in group.arms.values()}) > 1 for group in groups):
+    if any(len({arm.settings.warmup_fraction for arm in group.arms.values()}) > 1 for group in groups):
         caveats.append("The schedules come with different warm-ups here, so that the two are not told apart.")
     if constant.runs and decayed.runs and constant.failed == decayed.failed == 0:
         highest = clopper_pearson(0, constant.runs).high
@@ -300,8 +293,8 @@ def _caveats(constant: Counts, decayed: Counts, same_mean: EqualMean, groups: Se
 
 
 def _next(results: Results, verdict: str, same_mean: EqualMean, constant: Counts, decaying: str) -> list[Command]:
-    commands = go_on(results)
-    rates = sorted({cell.settings["learning_rate"] for cell in results.plan.cells})
+    commands = complete_plan(results)
+    rates = sorted({cell.settings.learning_rate for cell in results.plan.cells})
     if constant.failed == 0 and constant.runs:
         commands.append(
             grow(results, "looks for failures at higher rates", {"learning_rate": [2 * rates[-1], 4 * rates[-1]]})
@@ -309,7 +302,7 @@ def _next(results: Results, verdict: str, same_mean: EqualMean, constant: Counts
     if constant.runs == 0:
         commands += paired(results, ["lr_schedule"])
     # A rate drawn from a range is half of no other.
-    if not same_mean.there and "learning_rate" not in ranges(results):
+    if not same_mean.there and "learning_rate" not in results.space.ranges:
         purpose = f"adds half the rate, whose constant runs have the mean rate of {decaying} decay"
         commands.append(grow(results, purpose, {"learning_rate": [rate / 2 for rate in rates]}))
     if verdict == UNDETERMINED or "undetermined" in verdict:
@@ -317,20 +310,20 @@ def _next(results: Results, verdict: str, same_mean: EqualMean, constant: Counts
     return commands
 
 
-def _figures(ended: Sequence[Run], diagnoses: dict[str, Diagnosis], results: Results) -> list[Figure]:
+def _figures(ended: Sequence[TrajectoryResult], diagnoses: Diagnoses, results: Results) -> list[Figure]:
     keys = [
         "model",
         *schedule_keys(results.varying_listed),
         *(["learning_rate"] if "learning_rate" in results.varying_listed else []),
     ]
-    arms: dict[str, list[Run]] = {}
+    arms: dict[str, list[TrajectoryResult]] = {}
     for run in ended:
         arms.setdefault(words(run.settings, keys), []).append(run)
     bars = [
         Bar(
             label=name,
             estimate=clopper_pearson(*_counts(runs, diagnoses).pair),
-            group=str(runs[0].settings["lr_schedule"]),
+            group=str(runs[0].settings.lr_schedule),
         )
         for name, runs in arms.items()
     ]
@@ -340,6 +333,6 @@ def _figures(ended: Sequence[Run], diagnoses: dict[str, Diagnosis], results: Res
         Figure(
             name="failures-by-schedule",
             caption="Share of runs that failed under each schedule, with Clopper-Pearson intervals.",
-            panels=forests("Failure rate by schedule", "share of runs", bars[:48], percent=True),
+            panels=forests("Failure rate by schedule", "share of runs", bars, percent=True),
         )
     ]

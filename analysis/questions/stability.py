@@ -20,9 +20,8 @@ from analysis.evidence.comparison import (
     usable_runs,
 )
 from analysis.evidence.conditions import Stratum
-from analysis.evidence.diagnosis import diagnose
-from analysis.evidence.next_commands import SEEDS_TO_COUNT, go_on, more_seeds, paired
-from analysis.results import Results, Run
+from analysis.evidence.next_commands import SEEDS_TO_COUNT, complete_plan, more_seeds, paired
+from analysis.results import Results
 from analysis.statistics.intervals import (
     clopper_pearson,
     fisher_exact,
@@ -31,9 +30,11 @@ from analysis.statistics.intervals import (
     spread_ratio,
     stratified_bootstrap,
 )
+from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import count, p_value, plain
 
 QUESTION = "Which model is the stable choice?"
+COUNTS_PRUNED_RUNS = False
 # Two tests can find a difference, of failures and of spread: each is held to half.
 ALPHA = 0.025
 
@@ -93,7 +94,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         f"{'less that' if by_failure else 'as a multiple of that'} of {pair.second}"
         if pair
         else "",
-        percent=by_failure,
+        unit="points" if by_failure else "number",
         seeds=seeds,
         tables=[_by_model(results, ended, rng), _by_pair(pairs, rng)],
         figures=_figures(results, ended),
@@ -105,7 +106,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
 
 def _pair(results: Results, first: str, second: str) -> Pair | None:
     """What both models have, over the conditions that both have."""
-    diagnoses = {one.run.trajectory.id: one for one in diagnose(results)}
+    diagnoses = results.diagnoses
     ended = model_strata(results, ended_runs(results))
     both = [group for group in ended if first in group.arms and second in group.arms]
     if not both:
@@ -124,13 +125,13 @@ def _pair(results: Results, first: str, second: str) -> Pair | None:
     )
 
 
-def _scores(group: Stratum[Run], model: str) -> list[float]:
+def _scores(group: Stratum[TrajectoryResult], model: str) -> list[float]:
     return _test_accuracies(list(group.arms[model].members.values()))
 
 
-def _test_accuracies(runs: Sequence[Run]) -> list[float]:
-    chosen = [run.owner.chosen for run in runs]
-    return [one.test_accuracy for one in chosen if one is not None and one.test_accuracy is not None]
+def _test_accuracies(runs: Sequence[TrajectoryResult]) -> list[float]:
+    scores = [run.owner.chosen.test_score("accuracy") for run in runs if run.owner.chosen]
+    return [score for score in scores if score is not None]
 
 
 def _judge(pair: Pair, comparisons: int) -> tuple[float, str, str]:
@@ -160,8 +161,8 @@ def _judge(pair: Pair, comparisons: int) -> tuple[float, str, str]:
     )
 
 
-def _by_model(results: Results, ended: Sequence[Run], rng: np.random.Generator) -> Table:
-    diagnoses = {one.run.trajectory.id: one for one in diagnose(results)}
+def _by_model(results: Results, ended: Sequence[TrajectoryResult], rng: np.random.Generator) -> Table:
+    diagnoses = results.diagnoses
     rows: list[tuple[Value, ...]] = []
     for name, runs in _of_models(results, ended).items():
         failed = sum(diagnoses[run.trajectory.id].failed for run in runs)
@@ -183,8 +184,8 @@ def _by_model(results: Results, ended: Sequence[Run], rng: np.random.Generator) 
     )
 
 
-def _of_models(results: Results, runs: Sequence[Run]) -> dict[str, list[Run]]:
-    found: dict[str, list[Run]] = {}
+def _of_models(results: Results, runs: Sequence[TrajectoryResult]) -> dict[str, list[TrajectoryResult]]:
+    found: dict[str, list[TrajectoryResult]] = {}
     for group in model_strata(results, runs):
         for name, arm in group.arms.items():
             found.setdefault(name, []).extend(arm.members.values())
@@ -229,11 +230,11 @@ def _caveats(pairs: Sequence[Pair], seeds: int) -> list[str]:
 def _next(results: Results, verdict: str) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
-    return [*go_on(results), more_seeds(results, "shows spread and failure rates", SEEDS_TO_COUNT)]
+    return [*complete_plan(results), more_seeds(results, "shows spread and failure rates", SEEDS_TO_COUNT)]
 
 
-def _figures(results: Results, ended: Sequence[Run]) -> list[Figure]:
-    diagnoses = {one.run.trajectory.id: one for one in diagnose(results)}
+def _figures(results: Results, ended: Sequence[TrajectoryResult]) -> list[Figure]:
+    diagnoses = results.diagnoses
     bars = []
     for name, runs in _of_models(results, ended).items():
         failed = sum(diagnoses[run.trajectory.id].failed for run in runs)

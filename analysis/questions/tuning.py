@@ -11,26 +11,28 @@ import numpy as np
 from analysis.answer import UNDETERMINED, Answer, Command, Table, Value
 from analysis.evidence.comparison import (
     EQUIVALENCE,
+    correct,
     ended_runs,
     model_names,
     most_seeds,
     one_model,
     own_settings,
-    right,
 )
 from analysis.evidence.conditions import words
-from analysis.evidence.next_commands import go_on, grow, longer_search, more_seeds
-from analysis.evidence.trials import search_of, searching
-from analysis.results import Floats, Results
+from analysis.evidence.next_commands import complete_plan, grow, longer_search, more_seeds
+from analysis.results import Results
 from analysis.selection import curves
 from analysis.selection.equal_budgets import FEWEST_TRIALS, Budget, Candidate, accuracy, equal_budgets
 from analysis.selection.halving import METHODS as HALVING
 from analysis.selection.halving import halving_caveat, halving_table
 from analysis.selection.importance import importance
+from analysis.statistics.estimate import FloatArray
 from analysis.statistics.multibootstrap import MultiBootstrap, example_weights, multibootstrap
 from analysis.wording import difference, listed, p_value, points
+from study.scoring import METRICS
 
 QUESTION = "Which model is better when each is tuned?"
+COUNTS_PRUNED_RUNS = True
 ALPHA = 0.05
 
 GRID = (
@@ -64,7 +66,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         figures=[curves.curves_figure(budget, rng)],
         methods=(
             *_methods(results, budget),
-            *curves.methods(budget, trials_are_runs=not searching(results)),
+            *curves.methods(budget, trials_are_runs=not results.searching),
             *(HALVING if halving else ()),
             *weights.methods,
         ),
@@ -86,27 +88,27 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
 
 def _nothing(results: Results) -> Answer:
     sentence = "No configuration has ended runs of every model, so budgets are not equal."
-    if searching(results):
+    if results.searching:
         sentence = f"There are no complete trials of all of {listed(model_names(results))}, so budgets are not equal."
     return Answer(
         question=QUESTION,
         verdict=UNDETERMINED,
         sentence=sentence,
         seeds=most_seeds(ended_runs(results)),
-        next_commands=go_on(results),
+        next_commands=complete_plan(results),
     )
 
 
 def _seeds(results: Results, best: Sequence[Candidate]) -> int:
-    return max(len(one.cells) for one in best) if searching(results) else most_seeds(ended_runs(results))
+    return max(len(one.cells) for one in best) if results.searching else most_seeds(ended_runs(results))
 
 
 def _methods(results: Results, budget: Budget) -> list[str]:
-    if not searching(results):
+    if not results.searching:
         return [GRID, COMPARED]
-    search = search_of(results)
+    search = results.search
     paired = "the same for all models" if budget.shared else "each model's own"
-    metric = "highest mean accuracy" if search.objective == "accuracy" else "lowest mean loss"
+    metric = f"{METRICS[search.objective].best_word} mean {search.objective}"
     return [
         (
             f"Budgets are equal: {budget.told}, complete ones alone, in the order of their numbers. "
@@ -119,12 +121,12 @@ def _methods(results: Results, budget: Budget) -> list[str]:
 
 
 def _compare(results: Results, first: Candidate, second: Candidate, rng: np.random.Generator) -> MultiBootstrap | None:
-    rows: list[Floats] = []
+    rows: list[FloatArray] = []
     results.read_ahead([*first.cells.values(), *second.cells.values()])
     for seed in sorted(first.cells.keys() & second.cells.keys()):
         one, other = (results.scored(chosen.cells[seed], "test") for chosen in (first, second))
         if one is not None and other is not None:
-            rows.append(right(one) - right(other))
+            rows.append(correct(one) - correct(other))
     if not rows:
         return None
     return multibootstrap([np.stack(rows)], example_weights(rows[0].shape[0], rng), rng)
@@ -156,11 +158,11 @@ def _verdict(best: Sequence[Candidate], found: MultiBootstrap | None, budget: Bu
 
 def _table(results: Results, best: Sequence[Candidate]) -> Table:
     keys = [key for key in results.varying if key not in ("seed", "model")]
-    keys = keys if searching(results) else [key for key in keys if key in results.varying_trained]
+    keys = keys if results.searching else [key for key in keys if key in results.varying_trained]
     rows: list[tuple[Value, ...]] = []
     for one in best:
         cells = list(one.cells.values())
-        losses = [cell.chosen.test_loss for cell in cells if cell.chosen and cell.chosen.test_loss is not None]
+        losses = [cell.chosen.test["loss"] for cell in cells if cell.chosen and cell.chosen.test]
         validation, test = (fmean(accuracy(results, cell, split) for cell in cells) for split in ("validation", "test"))
         loss = float(np.mean(losses)) if losses else None
         rows.append((one.model, words(one.settings, keys), len(cells), validation, test, loss))
@@ -186,13 +188,13 @@ def _caveats(results: Results, budget: Budget, best: Sequence[Candidate], seeds:
 def _next(results: Results, verdict: str, budget: Budget, seeds: int) -> list[Command]:
     if verdict != UNDETERMINED:
         return []
-    commands = go_on(results)
+    commands = complete_plan(results)
     if seeds < 2:
         commands.append(more_seeds(results, "tells the configuration from the seed"))
-    if budget.size < FEWEST_TRIALS and searching(results):
+    if budget.size < FEWEST_TRIALS and results.searching:
         commands.append(longer_search(results, "gives every model more trials to choose from"))
     elif budget.size < FEWEST_TRIALS:
-        rates = sorted({cell.settings["learning_rate"] for cell in results.plan.cells})
+        rates = sorted({cell.settings.learning_rate for cell in results.plan.cells})
         commands.append(
             grow(results, "adds learning rates to choose from", {"learning_rate": [rates[0] / 2, 2 * rates[-1]]})
         )

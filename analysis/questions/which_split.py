@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Bar, Estimate, Figure, Forest, Table, Value
+from analysis.answer import UNDETERMINED, Answer, Bar, Figure, Table, Value, forests
 from analysis.evidence.comparison import (
     EQUIVALENCE,
+    correct,
     ended_runs,
     loss,
     model_pairs,
@@ -21,12 +22,12 @@ from analysis.evidence.comparison import (
     own_settings,
     paired_differences,
     read_test_scores,
-    right,
     usable_runs,
 )
 from analysis.evidence.conditions import Stratum, words
-from analysis.evidence.next_commands import go_on, more_seeds, paired
-from analysis.results import Floats, Results, Run
+from analysis.evidence.next_commands import complete_plan, more_seeds, paired
+from analysis.results import Results
+from analysis.statistics.estimate import Estimate, FloatArray
 from analysis.statistics.intervals import mcnemar_exact
 from analysis.statistics.multibootstrap import (
     MultiBootstrap,
@@ -34,9 +35,11 @@ from analysis.statistics.multibootstrap import (
     mean_over_seeds_and_examples,
     multibootstrap,
 )
+from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import count, difference, p_value, points
 
 QUESTION = "Validation favours one model, test the other: which is right?"
+COUNTS_PRUNED_RUNS = False
 ALPHA = 0.05
 MOST_ROWS = 60
 
@@ -87,7 +90,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
             seeds=seeds,
             next_commands=[
                 *paired(results, ["model"]),
-                *go_on(results),
+                *complete_plan(results),
                 more_seeds(results, "adds runs that learn"),
             ],
         )
@@ -109,10 +112,10 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
 
 
 def _pair(
-    results: Results, groups: Sequence[Stratum[Run]], first: str, second: str, rng: np.random.Generator
+    results: Results, groups: Sequence[Stratum[TrajectoryResult]], first: str, second: str, rng: np.random.Generator
 ) -> Pair | None:
-    validation = paired_differences(results, groups, first, second, "validation", right)
-    test = paired_differences(results, groups, first, second, "test", right)
+    validation = paired_differences(results, groups, first, second, "validation", correct)
+    test = paired_differences(results, groups, first, second, "test", correct)
     if not validation or not test:
         return None
     on_validation = multibootstrap(validation, example_weights(validation[0].shape[1], rng), rng)
@@ -130,7 +133,7 @@ def _pair(
     )
 
 
-def _disagreement(validation: Sequence[Floats], test: Sequence[Floats]) -> Estimate:
+def _disagreement(validation: Sequence[FloatArray], test: Sequence[FloatArray]) -> Estimate:
     """Validation's difference less test's, for the same seeds: only the examples' chance, and what depends on both.
 
     A run's seed moves both of its scores, so that the seeds' own spread of the difference is what counts, together
@@ -204,13 +207,14 @@ def _table(pairs: Sequence[Pair]) -> Table:
     )
 
 
-def _by_condition(results: Results, groups: Sequence[Stratum[Run]], pairs: Sequence[Pair]) -> Table:
+def _by_condition(results: Results, groups: Sequence[Stratum[TrajectoryResult]], pairs: Sequence[Pair]) -> Table:
     keys = [key for key in results.varying_trained if key not in ("seed", "model", *own_keys(results))]
     rows: list[tuple[Value, ...]] = []
     for group in groups:
         for pair in pairs:
             found = [
-                paired_differences(results, [group], pair.first, pair.second, s, right) for s in ("validation", "test")
+                paired_differences(results, [group], pair.first, pair.second, s, correct)
+                for s in ("validation", "test")
             ]
             if not found[1]:
                 continue
@@ -220,12 +224,12 @@ def _by_condition(results: Results, groups: Sequence[Stratum[Run]], pairs: Seque
         title="The same by condition",
         columns=("condition", "difference", "seeds", "validation accuracy", "test accuracy"),
         formats=("t", "t", "n", "+%", "+%"),
-        rows=rows[:MOST_ROWS],
-        note=f"{len(rows) - MOST_ROWS:,} more rows are not shown." if len(rows) > MOST_ROWS else "",
+        rows=rows,
+        most_rows=MOST_ROWS,
     )
 
 
-def _mcnemar(results: Results, groups: Sequence[Stratum[Run]], pairs: Sequence[Pair]) -> Table:
+def _mcnemar(results: Results, groups: Sequence[Stratum[TrajectoryResult]], pairs: Sequence[Pair]) -> Table:
     keys = [key for key in results.varying_trained if key not in ("seed", "model", *own_keys(results))]
     rows: list[tuple[Value, ...]] = []
     for group in groups:
@@ -237,19 +241,19 @@ def _mcnemar(results: Results, groups: Sequence[Stratum[Run]], pairs: Sequence[P
                     results.scored(group.arms[arm].members[seed].owner, "test") for arm in (pair.first, pair.second)
                 )
                 if one is not None and other is not None:
-                    only_first, only_second, p = mcnemar_exact(one.right, other.right)
+                    only_first, only_second, p = mcnemar_exact(one.correct, other.correct)
                     name = f"{pair.first} / {pair.second}"
                     rows.append((words(group.settings, keys), name, seed, only_first, only_second, p))
     return Table(
         title="McNemar's exact test for each seed, on test",
         columns=("condition", "models", "seed", "only the first right", "only the second right", "p"),
         formats=("t", "t", "n", "n", "n", "p"),
-        rows=rows[:MOST_ROWS],
-        note=f"{len(rows) - MOST_ROWS:,} more rows are not shown." if len(rows) > MOST_ROWS else "",
+        rows=rows,
+        most_rows=MOST_ROWS,
     )
 
 
-def _caveats(results: Results, usable: Sequence[Run], pair: Pair, pairs: Sequence[Pair]) -> list[str]:
+def _caveats(results: Results, usable: Sequence[TrajectoryResult], pair: Pair, pairs: Sequence[Pair]) -> list[str]:
     caveats = []
     left_out = len(ended_runs(results)) - len(usable)
     if left_out:
@@ -271,9 +275,9 @@ def _caveats(results: Results, usable: Sequence[Run], pair: Pair, pairs: Sequenc
 def _figures(pairs: Sequence[Pair]) -> list[Figure]:
     bars = [
         Bar(label=f"{pair.first} less {pair.second}, {split}", estimate=found.estimate(), group=split)
-        for pair in pairs[:15]
+        for pair in pairs
         for split, found in (("validation", pair.validation), ("test", pair.test))
     ]
     caption = "Difference of accuracy between models on the same seeds and examples, with 95 % intervals."
-    panel = Forest(title="Difference of accuracy", x_label="difference", bars=bars, reference=0.0, percent=True)
-    return [Figure(name="validation-and-test", caption=caption, panels=[panel])]
+    panels = forests("Difference of accuracy", "difference", bars, reference=0.0, percent=True)
+    return [Figure(name="validation-and-test", caption=caption, panels=panels)]

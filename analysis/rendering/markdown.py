@@ -18,13 +18,13 @@ def markdown(findings: Findings) -> str:
         (
             f"Cells: {census.planned:,} planned, {census.complete:,} complete, {census.failed:,} failed, "
             f"{census.running:,} unfinished, {census.missing:,} missing"
-            f"{f', {census.cut:,} of the complete cut' if census.cut else ''}."
+            f"{f', {census.pruned:,} of the complete pruned' if census.pruned else ''}."
         ),
         "",
     ]
     if opening.chosen:
         lines += [markdown_text(" ".join(opening.chosen)), ""]
-    for table in (opening.searches, opening.cut):
+    for table in (opening.searches, opening.pruned):
         if table is not None:
             lines += [markdown_table(table), ""]
     lines += ["## Results", "", markdown_table(opening.main), ""]
@@ -44,7 +44,7 @@ def _section(answer: Answer) -> list[str]:
     lines += [f"**{markdown_text(answer.verdict)}.** {markdown_text(answer.sentence)}", ""]
     lines += [markdown_text(evidence_in_words(answer)), ""]
     for figure in answer.figures:
-        lines += [f"![{markdown_text(figure.caption)}](figures/{figure.name}.svg)", ""]
+        lines += [f"![{markdown_text(figure.full_caption)}](figures/{figure.name}.svg)", ""]
     for table in answer.tables:
         lines += [markdown_table(table), ""]
     for title, items in (("What to keep in mind", answer.caveats), ("How this was found", answer.methods)):

@@ -1,4 +1,4 @@
-"""How is a value of a table written, in HTML and in Markdown, so that no text of a study can become markup?"""
+"""Values of a table as HTML and as Markdown, escaped so that no text of a study can become markup."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import re
 from collections.abc import Iterable
 
-from analysis.answer import Answer, Estimate, Table, Value
+from analysis.answer import Answer, Table, Value
+from analysis.statistics.estimate import Estimate
 from analysis.wording import count, difference, minus, plain, share
 
 NOTHING = "–"
@@ -56,12 +57,12 @@ def evidence_in_words(answer: Answer) -> str:
     seeds = f"{count(answer.seeds, 'seed')} of a condition at most" if answer.seeds else "no seeds were compared"
     if answer.estimate is None or not math.isfinite(answer.estimate.value):
         return f"{seeds[0].upper()}{seeds[1:]}."
-    if not answer.percent:
-        value = plain(answer.estimate, ".2f")
-    elif answer.estimated.startswith("share"):
+    if answer.unit == "share":
         value = share(answer.estimate)
-    else:
+    elif answer.unit == "points":
         value = difference(answer.estimate)
+    else:
+        value = plain(answer.estimate, ".2f")
     return f"{answer.estimated[0].upper()}{answer.estimated[1:]}: {value}; {seeds}."
 
 
@@ -77,7 +78,7 @@ def html_table(table: Table) -> str:
         f'<th class="{k}" scope="col">{html_text(c)}</th>' for k, c in zip(kinds, table.columns, strict=True)
     )
     body = []
-    for row in table.rows:
+    for row in table.shown_rows:
         cells = []
         for kind, form, value in zip(kinds, table.formats, row, strict=True):
             shown = html_text(number(value.value, form) if isinstance(value, Estimate) else text(value, form))
@@ -85,7 +86,7 @@ def html_table(table: Table) -> str:
                 shown += f' <span class="interval">{html_text(bounds)}</span>'
             cells.append(f'<td class="{kind}">{shown}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
-    note = f'<p class="note">{html_text(table.note)}</p>' if table.note else ""
+    note = f'<p class="note">{html_text(table.full_note)}</p>' if table.full_note else ""
     empty = "" if table.rows else f'<tr><td colspan="{len(table.columns)}">nothing to show</td></tr>'
     return (
         f'<div class="table" tabindex="0" role="region" aria-label="{html_text(table.title)}"><table>'
@@ -107,10 +108,10 @@ def markdown_table(table: Table) -> str:
     lines = [f"**{markdown_text(table.title)}**", "", _row(markdown_text(c) for c in table.columns), _row(rule)]
     lines += [
         _row(markdown_text(text(value, form)) for value, form in zip(row, table.formats, strict=True))
-        for row in table.rows
+        for row in table.shown_rows
     ]
-    if table.note:
-        lines += ["", markdown_text(table.note)]
+    if table.full_note:
+        lines += ["", markdown_text(table.full_note)]
     return "\n".join(lines)
 
 

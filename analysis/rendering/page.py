@@ -57,29 +57,30 @@ def census_sentences(census: Census) -> list[str]:
             "missing."
         )
     if census.non_finite:
-        said.append(f"{count(census.non_finite, 'complete cell')} ended because a loss was no finite number.")
+        said.append(f"{count(census.non_finite, 'complete cell')} ended with a non-finite loss.")
     return said
 
 
 def origin(results: Results) -> str:
-    """When the study began, on what data, and by which code."""
-    manifest = results.manifest
-    parts = [count(len(results.plan.cells), "cell"), f"{len(results.runs):,} trajectories"]
-    data = manifest.get("data")
-    if isinstance(data, dict):
-        parts.append(f"data {_source(results, data)}, {data.get('examples')} examples, {data.get('max_length')} tokens")
-    if isinstance(created := manifest.get("created"), int | float):
-        parts.insert(0, "begun " + time.strftime("%Y-%m-%d", time.gmtime(created)))
+    """When the study started, its size and its data."""
+    manifest, data = results.manifest, results.manifest.data
+    parts = [
+        "started " + time.strftime("%Y-%m-%d", time.gmtime(manifest.created)),
+        count(len(results.plan.cells), "cell"),
+        f"{len(results.runs):,} trajectories",
+    ]
+    if data:
+        parts.append(f"data {_source(results)}, {data.get('examples')} examples, {data.get('max_length')} tokens")
     return " · ".join(parts)
 
 
-def _source(results: Results, data: Mapping[str, object]) -> str:
-    """What the data are; a file by its name and by the beginning of what tells its content."""
-    content, given = str(data.get("source")), results.space.get("data")
+def _source(results: Results) -> str:
+    """The data's name; for a file, its name and the first digits of its content's hash."""
+    content = str(results.manifest.data.get("source"))
     if not content.startswith("sha256:"):
         return content[:60]
-    name = f"{Path(str(given['source'])).name} " if isinstance(given, Mapping) and given.get("source") else ""
-    return f"{name}({content[: len('sha256:') + 12]})"
+    name = Path(results.space.data_source).name
+    return f"{name} ({content[: len('sha256:') + 12]})".strip()
 
 
 def _header(results: Results) -> str:
@@ -94,7 +95,7 @@ def _census(findings: Findings) -> str:
         ("failed", census.failed),
         ("unfinished", census.running),
         ("missing", census.missing),
-        *([("cut", census.cut)] if census.cut else []),
+        *([("pruned", census.pruned)] if census.pruned else []),
     ]
     shown = "".join(f"<div><dt>{name}</dt><dd>{number:,}</dd></div>" for name, number in tiles)
     warnings = "".join(
@@ -102,7 +103,7 @@ def _census(findings: Findings) -> str:
         for text in [*census_sentences(census), *overview.warnings]
     )
     chosen = "".join(f"<p>{html_text(sentence)}</p>" for sentence in overview.chosen)
-    tables = "".join(_folded(table.title, html_table(table)) for table in (overview.searches, overview.cut) if table)
+    tables = "".join(_folded(table.title, html_table(table)) for table in (overview.searches, overview.pruned) if table)
     derived = (
         f'<p class="note">{census.complete:,} complete cells come from {census.trajectories_ended:,} ended '
         f"trajectories of "
@@ -153,7 +154,7 @@ def _figure(figure: Figure, drawn: Drawn) -> str:
     panels = "".join(
         f'<div class="panel" role="img" '
         f'aria-label="{html_text(panel.title)}">{distinct(for_page(svg), f"{figure.name}-{i}")}</div>'
-        for i, (panel, svg) in enumerate(zip(figure.panels, drawn.panels, strict=True))
+        for i, (panel, svg) in enumerate(zip(figure.shown_panels, drawn.panels, strict=True))
     )
     names = [
         f'<span><i style="background:var(--c{colour})"></i>{html_text(name)}</span>' for name, colour in drawn.legend
@@ -163,7 +164,7 @@ def _figure(figure: Figure, drawn: Drawn) -> str:
     legend = f'<p class="legend">{"".join(names)}</p>' if len(names) > 1 else ""
     return (
         f"<figure>{legend}<div "
-        f'class="panels">{panels}</div><figcaption>{html_text(figure.caption)}</figcaption></figure>'
+        f'class="panels">{panels}</div><figcaption>{html_text(figure.full_caption)}</figcaption></figure>'
     )
 
 
@@ -189,11 +190,10 @@ def _folded(title: str, content: str) -> str:
 
 
 def _footer(results: Results) -> str:
-    versions = results.manifest.get("versions")
-    git = results.manifest.get("git")
-    parts = [f"{name} {version}" for name, version in versions.items()] if isinstance(versions, dict) else []
-    if isinstance(git, dict) and git.get("commit"):
-        parts.append(f"commit {git['commit']}{', changed' if git.get('dirty') else ''}")
+    git = results.manifest.git
+    parts = [f"{name} {version}" for name, version in results.manifest.versions.items()]
+    if git is not None:
+        parts.append(f"commit {git['commit']}{', changed' if git['dirty'] else ''}")
     return (
         "<footer><p>Commands are meant for the folder in which <code>studies/</code> lies. Intervals are 95 % where "
         f"nothing else is said; every resampling is seeded.</p><p>{html_text(' · '.join(parts))}</p></footer>"

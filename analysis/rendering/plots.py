@@ -84,7 +84,7 @@ def draw(figure: Figure) -> Drawn:
     """Draw all panels of ``figure``."""
     colours = _colours(figure)
     with mpl.rc_context(STYLE):
-        panels = [_svg(_single(panel, colours)) for panel in figure.panels]
+        panels = [_svg(_single(panel, colours)) for panel in figure.shown_panels]
     legend = list(colours.items())
     return Drawn(panels=panels, whole=_together(figure, panels, legend), legend=legend)
 
@@ -112,7 +112,7 @@ def for_paper(svg: str) -> str:
 def _colours(figure: Figure) -> dict[str, int]:
     """A colour for each group, in the order in which groups appear; a finding has its own, wherever it stands."""
     groups: dict[str, None] = {}
-    for panel in figure.panels:
+    for panel in figure.shown_panels:
         drawn: Sequence[Line | Bar] = panel.lines if isinstance(panel, Panel) else panel.bars
         groups.update(dict.fromkeys(item.group for item in drawn))
     free = iter(range(10**6))
@@ -149,7 +149,7 @@ def _together(figure: Figure, panels: Sequence[str], legend: Sequence[tuple[str,
     parts, top = [], 0.0
     for first in range(0, len(panels), columns):
         row = range(first, min(first + columns, len(panels)))
-        heights = [72 * _height(figure.panels[index]) for index in row]
+        heights = [72 * _height(figure.shown_panels[index]) for index in row]
         for column, (index, height) in enumerate(zip(row, heights, strict=True)):
             place = f'<svg x="{column * width:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" '
             parts.append(distinct(panels[index], f"p{index}").replace("<svg ", place, 1))

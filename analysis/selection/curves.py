@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from analysis.answer import Estimate, Figure, Line, Panel, Table, Value
-from analysis.results import Floats
+from analysis.answer import Figure, Line, Panel, Table, Value
 from analysis.selection.equal_budgets import Budget, Score
+from analysis.statistics.estimate import Estimate, FloatArray
 from analysis.statistics.intervals import expected_best
 
 DRAWS = 300
@@ -119,8 +119,8 @@ def _lines(
 
 
 def _band(trials: Sequence[Score], split: str, rng: np.random.Generator) -> list[Estimate]:
-    ranks: Floats = np.array([trial.worth for trial in trials])
-    scores: Floats = np.array([getattr(trial, split) for trial in trials])
+    ranks: FloatArray = np.array([trial.worth for trial in trials])
+    scores: FloatArray = np.array([getattr(trial, split) for trial in trials])
     curves = []
     for _ in range(DRAWS):
         picked = rng.integers(0, len(ranks), len(ranks))

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from analysis.evidence.comparison import model_names, own_keys
-from analysis.evidence.conditions import key_of
-from analysis.evidence.trials import Tried, amount, exchangeable, search_of, searching, spent, tried, worth
-from analysis.results import Results, Run
+from analysis.evidence.conditions import SettingsKey, key_of
+from analysis.evidence.trials import TrialResult, amount, exchangeable, spent, trial_results, worth
+from analysis.results import Results
+from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import count, listed
 from study.plan.cell_results import CellResult
-from study.plan.plan import SettingValues, label
+from study.plan.labels import label
+from study.records import Split
+from study.settings import Settings
 
 # Fewer trials than this are no tuning.
 FEWEST_TRIALS = 3
@@ -24,7 +27,7 @@ class Candidate:
     """A configuration of a model that was tried: its cells, by seed, and what the choice makes of them."""
 
     model: str
-    settings: SettingValues
+    settings: Settings
     cells: Mapping[int, CellResult]
     worth: float
 
@@ -61,24 +64,26 @@ class Budget:
 
 def equal_budgets(results: Results) -> Budget:
     """What each model has to choose from; no candidates at all where one of the models has none."""
-    return _of_search(results) if searching(results) else _of_grid(results)
+    return _of_search(results) if results.searching else _of_grid(results)
 
 
-def accuracy(results: Results, cell: CellResult, split: str = "validation") -> float:
+def accuracy(results: Results, cell: CellResult, split: Split = "validation") -> float:
     """A cell's accuracy on a split; chance where it has none, because a search that met it had nothing."""
-    value = getattr(cell.chosen, f"{split}_accuracy", None)
-    return float(value) if value is not None and math.isfinite(value) else results.chance_accuracy
+    scores = getattr(cell.chosen, split, None) or {}
+    value = scores.get("accuracy", math.nan)
+    return value if math.isfinite(value) else results.chance.accuracy
 
 
 def _of_grid(results: Results) -> Budget:
     """The configurations that every model has; for curves, every run is a trial."""
     own = ["model", "seed", *own_keys(results)]
-    by_model: dict[str, dict[str, list[Run]]] = {name: {} for name in model_names(results)}
+    by_model: dict[str, dict[SettingsKey, list[TrajectoryResult]]] = {name: {} for name in model_names(results)}
     for run in results.runs:
         if run.scored:
             key = key_of(run.settings, own)
-            by_model[label("model", run.settings["model"])].setdefault(key, []).append(run)
-    shared = sorted(set.intersection(*(set(found) for found in by_model.values())))
+            by_model[label("model", run.settings.model)].setdefault(key, []).append(run)
+    first, *others = by_model.values()
+    shared = [key for key in first if all(key in found for found in others)]
     planned = {key_of(cell.settings, own) for cell in results.plan.cells}
     told = count(len(shared), "configuration")
     caveats = [f"The answer holds for the {told} that were tried, and for no better one outside them."]
@@ -97,8 +102,8 @@ def _of_grid(results: Results) -> Budget:
 
 def _of_search(results: Results) -> Budget:
     """As many trials of each model as every model has, or all that lie within a budget of examples or GPU hours."""
-    unit, budget = search_of(results).budget
-    made = tried(results)
+    unit, budget = results.search.budget
+    made = trial_results(results)
     complete = {name: [one for one in made if one.complete and one.model == name] for name in model_names(results)}
     apart = all(len({one.model for one in made if one.group == group}) == 1 for group in {one.group for one in made})
     by_count = unit == "trials" or not apart
@@ -124,13 +129,13 @@ def _of_search(results: Results) -> Budget:
     )
 
 
-def _within(trials: Sequence[Tried], unit: str, limit: float) -> list[Tried]:
+def _within(trials: Sequence[TrialResult], unit: str, limit: float) -> list[TrialResult]:
     """The first trials, up to the one with which ``limit`` is spent."""
     return [one for index, one in enumerate(trials) if spent(trials[:index], unit) < limit]
 
 
 def _candidate(results: Results, model: str, cells: Sequence[CellResult]) -> Candidate:
-    by_seed = {int(result.cell.settings["seed"]): result for result in cells}
+    by_seed = {result.cell.settings.seed: result for result in cells}
     return Candidate(model=model, settings=cells[0].cell.settings, cells=by_seed, worth=worth(results, cells))
 
 
@@ -141,9 +146,9 @@ def _score(results: Results, cells: Sequence[CellResult]) -> Score:
 
 def _caveats(
     results: Results,
-    made: Sequence[Tried],
-    complete: Mapping[str, Sequence[Tried]],
-    kept: Mapping[str, Sequence[Tried]],
+    made: Sequence[TrialResult],
+    complete: Mapping[str, Sequence[TrialResult]],
+    kept: Mapping[str, Sequence[TrialResult]],
     *,
     apart: bool,
 ) -> list[str]:
@@ -176,7 +181,7 @@ def _caveats(
             f"{count(cut, 'trial')} of {len(made)} {'has' if cut == 1 else 'have'} a cell that the scheduler cut, "
             "and it counts with what it scored by then, which is what the search had of it."
         )
-    if search_of(results).adaptive:
+    if results.search.adaptive:
         caveats.append(
             "Each model's trials were chosen for what its trials before had scored, from one search seed: with another "
             "seed, a search would have found another best. The interval does not know that."
@@ -185,4 +190,4 @@ def _caveats(
 
 
 def _own_accuracy(result: CellResult) -> float:
-    return result.chosen.validation_accuracy if result.chosen else math.nan
+    return result.chosen.validation["accuracy"] if result.chosen else math.nan

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.answer import Estimate, Table, Value
-from analysis.evidence.trials import search_of
-from analysis.results import Results, Run
-from study.plan.cell_results import scores
-from study.plan.plan import label
-from study.stopping import gain
+from analysis.answer import Table, Value
+from analysis.results import Results
+from analysis.statistics.estimate import Estimate
+from analysis.trajectory_results import TrajectoryResult
+from study.plan.labels import label
+from study.scoring import METRICS
 
 FACTORS = (2, 3, 4)
 GRACE_EPOCHS = 1
@@ -193,7 +193,7 @@ def halving_table(results: Results, rng: np.random.Generator) -> Table | None:
 
 def halving_caveat(results: Results) -> str:
     """Why nothing is told of halving where a trial scheduler was at work; empty where none was."""
-    if not any(run.cut for run in results.runs):
+    if not any(run.pruned for run in results.runs):
         return ""
     return (
         "What another scheduler would have saved and lost cannot be told of models whose runs were cut, for nobody "
@@ -212,30 +212,30 @@ def _over_orders(values: Sequence[float], runs: int) -> Estimate:
 def _curves(results: Results) -> dict[str, list[Curve]]:
     """The runs of each model that were trained to their end, none of a model of which one was cut."""
     found: dict[str, list[Curve]] = {}
-    censored = {label("model", run.settings["model"]) for run in results.runs if run.cut}
+    censored = {label("model", run.settings.model) for run in results.runs if run.pruned}
     for run in results.runs:
-        model = label("model", run.settings["model"])
+        model = label("model", run.settings.model)
         if run.ended and model not in censored:
             found.setdefault(model, []).append(curve(results, run))
     return found
 
 
-def curve(results: Results, run: Run) -> Curve:
+def curve(results: Results, run: TrajectoryResult) -> Curve:
     """A run as halving sees it, by the study's objective; checkpoints are chosen as the run's own are."""
-    objective, metric = search_of(results).objective, run.settings["checkpoint_metric"]
-    by_objective = [gain(one, objective) for one in scores(run.epochs)]
-    by_checkpoint = [gain(one, metric) for one in scores(run.epochs)]
+    objective, metric = METRICS[results.search.objective], METRICS[run.settings.checkpoint_metric]
+    by_objective = [objective.gain(epoch.validation) for epoch in run.epochs]
+    by_checkpoint = [metric.gain(epoch.validation) for epoch in run.epochs]
     chosen: list[int] = []
     for number, value in enumerate(by_checkpoint, start=1):
         before = chosen[-1] if chosen else 0
         best = by_checkpoint[before - 1] if before else -math.inf
         chosen.append(number if value > best else before)
-    tests = [run.epochs[epoch - 1].test_accuracy if epoch else None for epoch in chosen]
+    tests = [run.epochs[epoch - 1].test_score("accuracy") if epoch else None for epoch in chosen]
     return Curve(
         gains=by_objective,
         best=[by_objective[epoch - 1] if epoch else -math.inf for epoch in chosen],
         chosen=chosen,
-        validation=[run.epochs[epoch - 1].validation_accuracy if epoch else math.nan for epoch in chosen],
+        validation=[run.epochs[epoch - 1].validation["accuracy"] if epoch else math.nan for epoch in chosen],
         test=[math.nan if test is None else test for test in tests],
         examples=[epoch.examples_seen for epoch in run.epochs],
     )

@@ -13,11 +13,11 @@ import numpy as np
 
 from analysis.answer import Table, Value
 from analysis.evidence.comparison import ended_runs
-from analysis.evidence.trials import ranges, searching, tried
+from analysis.evidence.trials import trial_results
 from analysis.results import Results
 from analysis.selection.equal_budgets import accuracy
-from study.plan.plan import SettingValues
-from study.space.ranges import Range
+from study.settings import Settings, setting_type
+from study.space.axes import Range
 
 # An analysis of variance of fewer residual degrees of freedom fits noise.
 FEWEST_RESIDUALS = 4
@@ -36,44 +36,44 @@ class Importance:
 
 def importance(results: Results) -> Importance:
     """The part of the variance of validation accuracy that each setting explains."""
-    trials = _trials(results) if searching(results) else _runs(results)
-    keys = _factors(trials, ranges(results))
+    trials = _trials(results) if results.searching else _runs(results)
+    keys = _factors(trials, results.space.ranges)
     if not keys:
         return Importance()
-    if not searching(results) and _is_full_grid(trials, keys):
+    if not results.searching and _is_full_grid(trials, keys):
         return _anova(trials, keys)
-    return _ped_anova(trials, keys, ranges(results))
+    return _ped_anova(trials, keys, results.space.ranges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
+class ScoredTrial:
     """A run's settings, or those of a search's trial, and its accuracy on validation, or its seeds' mean."""
 
-    settings: SettingValues
+    settings: Settings
     score: float
 
 
-def _runs(results: Results) -> list[Scored]:
+def _runs(results: Results) -> list[ScoredTrial]:
     ended = [(run, run.owner.chosen) for run in ended_runs(results)]
-    return [Scored(settings=run.settings, score=chosen.validation_accuracy) for run, chosen in ended if chosen]
+    return [ScoredTrial(settings=run.settings, score=chosen.validation["accuracy"]) for run, chosen in ended if chosen]
 
 
-def _trials(results: Results) -> list[Scored]:
+def _trials(results: Results) -> list[ScoredTrial]:
     """The complete trials; a cell without a score counts as chance."""
     return [
-        Scored(settings=trial.settings, score=fmean(accuracy(results, cell) for cell in trial.cells))
-        for trial in tried(results)
+        ScoredTrial(settings=trial.settings, score=fmean(accuracy(results, cell) for cell in trial.cells))
+        for trial in trial_results(results)
         if trial.complete
     ]
 
 
-def _factors(runs: Sequence[Scored], spans: Mapping[str, Range]) -> list[str]:
+def _factors(runs: Sequence[ScoredTrial], spans: Mapping[str, Range]) -> list[str]:
     """The settings that vary over the runs, but for the seed; of several that always vary together the first.
 
     Two that are drawn from ranges differ in every trial, and were drawn apart all the same.
     """
     keys, seen = [], set()
-    for key in runs[0].settings if runs else []:
+    for key in Settings.model_fields if runs else ():
         if key == "seed":
             continue
         values = [_text(run, key) for run in runs]
@@ -84,16 +84,16 @@ def _factors(runs: Sequence[Scored], spans: Mapping[str, Range]) -> list[str]:
     return keys
 
 
-def _text(run: Scored, key: str) -> str:
-    return json.dumps(run.settings.get(key), sort_keys=True)
+def _text(run: ScoredTrial, key: str) -> str:
+    return json.dumps(setting_type(key).dump_python(getattr(run.settings, key), mode="json"), sort_keys=True)
 
 
-def _is_full_grid(runs: Sequence[Scored], keys: Sequence[str]) -> bool:
+def _is_full_grid(runs: Sequence[ScoredTrial], keys: Sequence[str]) -> bool:
     levels = math.prod(len({_text(run, key) for run in runs}) for key in keys)
     return len({tuple(_text(run, key) for key in keys) for run in runs}) == levels
 
 
-def _anova(runs: Sequence[Scored], keys: Sequence[str]) -> Importance:
+def _anova(runs: Sequence[ScoredTrial], keys: Sequence[str]) -> Importance:
     """Type II sums of squares, with all interactions of two where enough is left to judge them by."""
     import pandas as pd
     from statsmodels.formula.api import ols
@@ -138,7 +138,7 @@ def _anova(runs: Sequence[Scored], keys: Sequence[str]) -> Importance:
     )
 
 
-def _ped_anova(runs: Sequence[Scored], keys: Sequence[str], spans: Mapping[str, Range]) -> Importance:
+def _ped_anova(runs: Sequence[ScoredTrial], keys: Sequence[str], spans: Mapping[str, Range]) -> Importance:
     """Watanabe et al. (2023): how much each setting of the best trials differs from that of all."""
     if len(runs) < FEWEST_TRIALS:
         return Importance()
@@ -148,16 +148,16 @@ def _ped_anova(runs: Sequence[Scored], keys: Sequence[str], spans: Mapping[str, 
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space: dict[str, BaseDistribution] = {}
-    numbers = {key for key in keys if key in spans and all(_is_number(run.settings[key]) for run in runs)}
+    numbers = {key for key in keys if key in spans and all(_is_number(getattr(run.settings, key)) for run in runs)}
     for key in keys:
         if key in numbers:
-            values = [float(run.settings[key]) for run in runs]
+            values = [float(getattr(run.settings, key)) for run in runs]
             space[key] = FloatDistribution(min(values), max(values), log=spans[key].log and min(values) > 0)
         else:
             space[key] = CategoricalDistribution(sorted({_text(run, key) for run in runs}))
     study = optuna.create_study(direction="maximize")
     for run in runs:
-        params = {key: float(run.settings[key]) if key in numbers else _text(run, key) for key in keys}
+        params = {key: float(getattr(run.settings, key)) if key in numbers else _text(run, key) for key in keys}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=run.score))
     found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     if not all(map(math.isfinite, found.values())):

@@ -15,9 +15,7 @@ import numpy.typing as npt
 import scipy.special
 import scipy.stats
 
-from analysis.answer import LEVEL, Estimate
-
-Floats = npt.NDArray[np.float64]
+from analysis.statistics.estimate import LEVEL, Estimate, FloatArray
 
 DRAWS = 1_000
 # Power at which the smallest difference that can be shown is stated (Cohen 1988).
@@ -138,7 +136,7 @@ def probability_of_improvement(
     if not samples:
         return Estimate(value=math.nan)
 
-    def wins(a: Floats, b: Floats) -> Floats:
+    def wins(a: FloatArray, b: FloatArray) -> FloatArray:
         first, second = a[..., :, None], b[..., None, :]
         return np.asarray(((first > second) + 0.5 * (first == second)).mean(axis=(-2, -1)), dtype=np.float64)
 
@@ -157,7 +155,7 @@ def probability_of_improvement(
     return Estimate(value=value, low=float(low), high=float(high), seeds=seeds)
 
 
-def expected_best(validation: Sequence[float], scores: Sequence[float] | None = None) -> Floats:
+def expected_best(validation: Sequence[float], scores: Sequence[float] | None = None) -> FloatArray:
     """The expected score of the best of n trials by validation, for n from 1 to their number, without replacement.
 
     The unbiased estimator of Tang et al. (2020, "Showing Your Work Doesn't Always Work"); that of Dodge et al. (2019)
@@ -171,7 +169,7 @@ def expected_best(validation: Sequence[float], scores: Sequence[float] | None = 
 
 
 @lru_cache(maxsize=8)
-def _chances_of_best(n: int) -> Floats:
+def _chances_of_best(n: int) -> FloatArray:
     """The chance that the i-th smallest of n is the best of a sample, ``[size of the sample, i]``."""
     below, size = np.arange(n)[None, :], np.arange(1, n + 1)[:, None]
     # It is when the sample's other members are among the i below it.
@@ -199,7 +197,7 @@ def spread_ratio(first: Sequence[Sequence[float]], second: Sequence[Sequence[flo
     return estimate, p
 
 
-def _contrasts(values: Sequence[float]) -> Floats:
+def _contrasts(values: Sequence[float]) -> FloatArray:
     from scipy.linalg import helmert
 
     if len(values) < 2:
@@ -207,7 +205,7 @@ def _contrasts(values: Sequence[float]) -> Floats:
     return np.asarray(helmert(len(values)) @ np.asarray(values, dtype=np.float64), dtype=np.float64)
 
 
-def _log_comb(n: npt.NDArray[np.int64], k: npt.NDArray[np.int64]) -> Floats:
+def _log_comb(n: npt.NDArray[np.int64], k: npt.NDArray[np.int64]) -> FloatArray:
     """Ln of n over k; minus infinity where k exceeds n."""
     logs = (
         scipy.special.gammaln(n + 1.0)
@@ -217,18 +215,18 @@ def _log_comb(n: npt.NDArray[np.int64], k: npt.NDArray[np.int64]) -> Floats:
     return np.asarray(np.where(k > n, -np.inf, logs), dtype=np.float64)
 
 
-def with_spread(strata: Sequence[Floats]) -> Sequence[Floats]:
+def with_spread(strata: Sequence[FloatArray]) -> Sequence[FloatArray]:
     """The strata of several seeds; all of them where none has several."""
     return [seeds for seeds in strata if len(seeds) > 1] or strata
 
 
-def seed_variances(samples: Sequence[Floats]) -> tuple[Floats, float]:
+def seed_variances(samples: Sequence[FloatArray]) -> tuple[FloatArray, float]:
     """Each sample's variance of its mean, and the degrees of freedom in all; zeros where every sample is one seed."""
     df = float(sum(len(sample) - 1 for sample in samples))
     return np.array([sample.var(ddof=1) / len(sample) if df else 0.0 for sample in samples]), df
 
 
-def satterthwaite(variances: Floats, samples: Sequence[Floats]) -> float:
+def satterthwaite(variances: FloatArray, samples: Sequence[FloatArray]) -> float:
     """The degrees of freedom of the sum of independent variances of means (Satterthwaite 1946)."""
     parts = float(sum(v**2 / (len(sample) - 1) for v, sample in zip(variances, samples, strict=True)))
     return float(variances.sum()) ** 2 / parts if parts > 0 else float(sum(len(sample) - 1 for sample in samples))

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
-from analysis.answer import LEVEL, Estimate
+from analysis.statistics.estimate import LEVEL, Estimate, FloatArray
 from analysis.statistics.intervals import (
     DRAWS,
-    Floats,
     minimal_detectable_difference,
     satterthwaite,
     seed_variances,
@@ -31,7 +30,7 @@ class MultiBootstrap:
     """Draws of a mean over strata, seeds and examples (see :func:`multibootstrap`), and what an interval needs."""
 
     value: float
-    draws: Floats
+    draws: FloatArray
     degrees_of_freedom: float
     seeds: int
 
@@ -62,7 +61,7 @@ class MultiBootstrap:
         return minimal_detectable_difference(self.standard_error, self.degrees_of_freedom)
 
 
-def example_weights(examples: int, rng: np.random.Generator, draws: int = DRAWS) -> Floats:
+def example_weights(examples: int, rng: np.random.Generator, draws: int = DRAWS) -> FloatArray:
     """How often each example is in each resample: ``[draws, examples]``, to be shared by what has the same examples."""
     counts = np.empty((draws, examples))
     for start in range(0, draws, CHUNK):  # what fits the processor's cache is counted several times as fast
@@ -73,7 +72,7 @@ def example_weights(examples: int, rng: np.random.Generator, draws: int = DRAWS)
     return counts
 
 
-def multibootstrap(strata: Sequence[Floats], weights: Floats, rng: np.random.Generator) -> MultiBootstrap:
+def multibootstrap(strata: Sequence[FloatArray], weights: FloatArray, rng: np.random.Generator) -> MultiBootstrap:
     """Bootstrap over seeds and examples at once (Sellam et al. 2022, "The MultiBERTs"), for means of scores.
 
     Each stratum is ``[seeds, examples]``; for a paired comparison it holds the differences between two models that
@@ -110,7 +109,7 @@ def multibootstrap(strata: Sequence[Floats], weights: Floats, rng: np.random.Gen
     return MultiBootstrap(value=value, draws=draws, degrees_of_freedom=df, seeds=min(map(len, strata)))
 
 
-def mean_over_seeds_and_examples(scores: Floats, level: float = LEVEL) -> Estimate:
+def mean_over_seeds_and_examples(scores: FloatArray, level: float = LEVEL) -> Estimate:
     """The mean of ``[seeds, examples]`` with the interval that :func:`multibootstrap` draws, in closed form.
 
     The variances of the means over examples and of those over seeds are added, less what is in both (Cameron, Gelbach
@@ -128,7 +127,7 @@ def mean_over_seeds_and_examples(scores: Floats, level: float = LEVEL) -> Estima
     return Estimate(value=value, low=value - half, high=value + half, seeds=seeds)
 
 
-def _interaction(scores: Floats) -> float:
+def _interaction(scores: FloatArray) -> float:
     """The part of the variance of the mean of ``[seeds, examples]`` that is neither's alone; 0 for one seed."""
     seeds, examples = scores.shape
     if seeds < 2:

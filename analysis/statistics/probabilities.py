@@ -17,10 +17,9 @@ import numpy.typing as npt
 import scipy.optimize
 import scipy.special
 
-from analysis.answer import LEVEL
-from study.records import Predictions
+from analysis.statistics.estimate import LEVEL, FloatArray
+from study.scoring import Predictions
 
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 # Equal-mass bins; Roelofs et al. (2022) find results stable around this number at a few thousand examples.
@@ -30,35 +29,35 @@ LOG_TEMPERATURE = (-3.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
+class ExampleScores:
     """One score an example: ``nll`` in nats, ``brier`` summed over classes, ``confidence`` the largest probability."""
 
-    nll: Floats
-    brier: Floats
-    confidence: Floats
-    right: npt.NDArray[np.bool_]
+    nll: FloatArray
+    brier: FloatArray
+    confidence: FloatArray
+    correct: npt.NDArray[np.bool_]
 
     @property
-    def gap(self) -> Floats:
+    def gap(self) -> FloatArray:
         """Confidence minus being right: its mean is above zero for an over-confident model, below for the contrary."""
-        return self.confidence - self.right
+        return self.confidence - self.correct
 
 
-def score(predictions: Predictions, temperature: float = 1.0) -> Scored:
+def score_examples(predictions: Predictions, temperature: float = 1.0) -> ExampleScores:
     """Score predictions, their logits divided by ``temperature``."""
     log_p = log_probabilities(predictions.logits, temperature)
     p = np.exp(log_p)
     rows = np.arange(len(log_p))
     of_label = p[rows, predictions.label]
-    return Scored(
+    return ExampleScores(
         nll=-log_p[rows, predictions.label],
         brier=(p**2).sum(axis=1) - 2 * of_label + 1,
         confidence=p.max(axis=1),
-        right=predictions.logits.argmax(axis=1) == predictions.label,
+        correct=predictions.logits.argmax(axis=1) == predictions.label,
     )
 
 
-def log_probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> Floats:
+def log_probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> FloatArray:
     """Ln of softmax(logits / temperature), ``[examples, classes]``, in float64."""
     return np.asarray(scipy.special.log_softmax(logits.astype(np.float64) / temperature, axis=1), dtype=np.float64)
 
@@ -83,17 +82,17 @@ def fit_temperature(predictions: Predictions) -> float:
     return math.exp(float(found.x))
 
 
-def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = BINS) -> float:
+def calibration_error(confidence: FloatArray, correct: npt.NDArray[np.bool_], bins: int = BINS) -> float:
     """Expected calibration error over bins of equal mass (Nguyen & O'Connor 2015; Roelofs et al. 2022)."""
     order = np.argsort(confidence, kind="stable")
-    gaps = (confidence - right)[order]
+    gaps = (confidence - correct)[order]
     edges = _edges(len(gaps), bins)
     sums = np.add.reduceat(gaps, edges[:-1])
     return float(abs(sums).sum() / len(gaps))
 
 
 def calibration_error_interval(
-    scored: Sequence[Scored], weights: Floats, rng: np.random.Generator, *, level: float = LEVEL
+    scored: Sequence[ExampleScores], weights: FloatArray, rng: np.random.Generator, *, level: float = LEVEL
 ) -> tuple[float, float, float]:
     """The mean calibration error over seeds less its bias, and its pivotal bootstrap interval over seeds and examples.
 
@@ -101,7 +100,7 @@ def calibration_error_interval(
     sample's calibration error is too large even for a calibrated model (Roelofs et al. 2022), and a resample's by about
     as much again, which is what is taken off (Davison & Hinkley 1997, 2.1 and 5.2). None is below zero.
     """
-    value = float(np.mean([calibration_error(one.confidence, one.right) for one in scored]))
+    value = float(np.mean([calibration_error(one.confidence, one.correct) for one in scored]))
     by_seed = np.stack([_resampled_errors(one, weights) for one in scored], axis=1)
     picked = rng.multinomial(len(scored), np.full(len(scored), 1 / len(scored)), size=len(weights)) / len(scored)
     found = (picked * by_seed).sum(axis=1)
@@ -110,7 +109,7 @@ def calibration_error_interval(
     return middle, bottom, top
 
 
-def _resampled_errors(scored: Scored, weights: Floats, bins: int = BINS) -> Floats:
+def _resampled_errors(scored: ExampleScores, weights: FloatArray, bins: int = BINS) -> FloatArray:
     """The calibration error in each resample: equal-mass bins are equal parts of the weights' sum."""
     order = np.argsort(scored.confidence, kind="stable")
     ordered = weights[:, order]
@@ -128,10 +127,10 @@ class ReliabilityBin:
     confidence: float
     accuracy: float
     examples: int
-    right: int
+    correct: int
 
 
-def reliability(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = BINS) -> list[ReliabilityBin]:
+def reliability(confidence: FloatArray, correct: npt.NDArray[np.bool_], bins: int = BINS) -> list[ReliabilityBin]:
     """The reliability diagram's points, over bins of equal mass (DeGroot & Fienberg 1983)."""
     order = np.asarray(np.argsort(confidence, kind="stable"), dtype=np.int64)
     edges = _edges(len(order), bins)
@@ -139,9 +138,9 @@ def reliability(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = BI
     return [
         ReliabilityBin(
             confidence=float(confidence[part].mean()),
-            accuracy=float(right[part].mean()),
+            accuracy=float(correct[part].mean()),
             examples=len(part),
-            right=int(right[part].sum()),
+            correct=int(correct[part].sum()),
         )
         for part in parts
     ]

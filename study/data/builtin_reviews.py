@@ -1,9 +1,9 @@
-"""What can a machine without any data set train on, and still have to read?
+"""Synthetic reviews whose label depends on context, so that word counts do not solve them.
 
-Short invented reviews of films and gadgets whose label needs context. A word of praise is as often negated ("never
-dull"), outweighed ("dreadful, but ... won") or somebody else's ("my brother hated it; I did not") in one class as in
-the other, up to a slight lean that random weights can start from; so counting words stays near chance, while the rules
-of the grammar solve all but the noise. Negators also stand where they negate nothing.
+Short invented reviews of films and gadgets, for machines without a data set. A word of praise is about as often negated
+("never dull"), outweighed ("dreadful, but ... won") or somebody else's ("my brother hated it; I did not") in one class
+as in the other, up to a slight lean that training from random weights can start from. Counting words therefore stays
+near chance, while the rules of the grammar solve all but the label noise. Negators also occur where nothing is negated.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Final
 import numpy as np
 
 VERSION: Final = 1
-"""Changes whenever the same arguments give other reviews; belongs in the key of anything cached."""
+"""To be raised when the same arguments give other reviews; part of the key of anything cached."""
 
 LABEL_NOISE: Final = 0.02
 NEGATED_SHARE: Final = 0.35
-"""Below a half, so that words lean towards their own class: at a half, small models find no gradient to start from."""
+"""Share of opinions that are negated: below a half, because at a half small models find no gradient to start from."""
 PLAIN_SHARE: Final = 0.55
 CONTRAST_SHARE: Final = 0.25
-"""What these two leave is opinions reported of others."""
+"""The remaining share is opinions of others, reported."""
 
 POSITIVE: Final = ("good", "great", "lovely", "clever", "charming", "superb")
 NEGATIVE: Final = ("bad", "dull", "awful", "clumsy", "boring", "dreadful")
@@ -105,7 +105,7 @@ def generate(examples: int, seed: int = 0) -> tuple[list[str], list[int]]:
     Raises ValueError if ``examples`` is negative.
     """
     if examples < 0:
-        raise ValueError(f"cannot make {examples} examples")
+        raise ValueError(f"cannot generate {examples} examples")
     rng = np.random.default_rng(seed)
     meant = rng.permutation(np.arange(examples) % 2)
     flipped = rng.random(examples) < LABEL_NOISE
@@ -132,7 +132,7 @@ def _review(positive: bool, rng: np.random.Generator) -> str:
 
 
 def _opinion(positive: bool, rng: np.random.Generator) -> str:
-    """An adjective that amounts to ``positive``, by itself or negated."""
+    """An adjective whose meaning is ``positive``, negated or not."""
     negated = rng.random() < NEGATED_SHARE
     negator = f"{_pick(NEGATORS, rng)} " if negated else ""
     degree = f"{_pick(_DEGREES, rng)} " if rng.random() < _DEGREE_SHARE else ""
@@ -140,14 +140,14 @@ def _opinion(positive: bool, rng: np.random.Generator) -> str:
 
 
 def _contrast(positive: bool, kind: str, rng: np.random.Generator) -> str:
-    """Two aspects of opposite worth; the clause after 'but' decides."""
+    """Two aspects, one praised and one not; the clause after 'but' decides."""
     first, second = rng.choice(len(_ASPECTS[kind]), size=2, replace=False)
     outweighed = f"The {_ASPECTS[kind][first]} was {_opinion(not positive, rng)}"
     return f"{outweighed}, but the {_ASPECTS[kind][second]} was {_opinion(positive, rng)}."
 
 
 def _reported(positive: bool, rng: np.random.Generator) -> str:
-    """Somebody else's opinion, of any worth, and the writer's, who agrees or does not."""
+    """Somebody else's opinion, and the writer's, who agrees or does not."""
     other = _pick(_OTHERS, rng)
     agrees = rng.random() < 1 - NEGATED_SHARE
     verb = "loved" if positive == agrees else "hated"
@@ -157,7 +157,7 @@ def _reported(positive: bool, rng: np.random.Generator) -> str:
 
 
 def _neutral(sentences: tuple[str, ...], kind: str, rng: np.random.Generator) -> str:
-    """A sentence that says nothing for or against."""
+    """A sentence without an opinion."""
     return _pick(sentences, rng).format(
         thing=_pick(_THINGS[kind], rng),
         aspect=_pick(_ASPECTS[kind], rng),

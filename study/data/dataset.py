@@ -1,14 +1,12 @@
-"""How does a data set become splits of encoded examples, once for all trajectories that need them?
+"""Loads a data set, splits it and encodes it, once for all trajectories that need it.
 
-Equal texts stay on one side of a split, because a review that stands in training and in test measures memory. What was
-encoded is kept in a folder named after everything that it depends on, so another study, and every worker, reads it.
+Equal texts are put into one split, because a review that is both in training and in test measures memory. Encoded data
+is kept in a folder named after everything that it depends on, from which every worker, and another study, reads it.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,14 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from study.data.files import check, read
-from study.models.classifier import SpecialTokens, Tokenizer, load_tokenizer
-from study.plan.plan import stable_id
+from study.ids import stable_id
+from study.models.tokenizer import SpecialTokens, Tokenizer, load_tokenizer
 from study.settings import Data
+from study.storage import replacing
 
+# The splits of a data set, in the order in which their sizes are stated.
 SPLITS = ("train", "validation", "test")
 IntArray = npt.NDArray[np.int64]
 TokenArray = npt.NDArray[np.int32]
-# Part of the cache's key: to be raised when the same settings would be encoded differently than before.
+# Part of the cache's key, to be raised when the same settings would be encoded differently than before.
 ENCODING = 3
 
 
@@ -53,7 +53,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedData:
-    """The three splits, and what a model must know of the tokenizer that made them, which lies in a folder."""
+    """The three splits, what a model must know of the tokenizer that encoded them, and the tokenizer's folder."""
 
     train: Encoded
     validation: Encoded
@@ -64,14 +64,14 @@ class EncodedData:
 
     @property
     def max_length(self) -> int:
-        """Tokens of a padded text."""
+        """Length of a padded text, in tokens."""
         return int(self.train.input_ids.shape[1])
 
 
 def load(data: Data, *, examples: int) -> Examples:
     """Read the data set and take ``examples`` of it, a sample drawn with the split's seed where that is not all.
 
-    Raises ValueError when it has too few examples, or rows without a text or with a label that is none of the two.
+    Raises ValueError when it has too few examples, a row without text, or a label that is neither of the two.
     """
     if data.source == "builtin:reviews":
         from study.data.builtin_reviews import generate
@@ -84,7 +84,7 @@ def load(data: Data, *, examples: int) -> Examples:
     except ValueError as error:
         raise ValueError(f"{data.source}, {error}") from error
     if len(texts) < examples:
-        raise ValueError(f"{data.source} has {len(texts):,} examples, data.examples promises {examples:,}")
+        raise ValueError(f"{data.source} has {len(texts):,} examples, fewer than data.examples, which is {examples:,}")
     ids = np.arange(len(texts))
     if examples < len(texts):
         ids = np.sort(np.random.default_rng([data.split_seed, 1]).permutation(len(texts))[:examples])
@@ -92,7 +92,7 @@ def load(data: Data, *, examples: int) -> Examples:
 
 
 def _columns(data: Data) -> tuple[Sequence[Any], Sequence[Any]]:
-    """The text and the label column of a file or of a data set on the hub."""
+    """The text and the label column of a file or of a hub data set."""
     path = Path(data.source)
     if path.is_absolute():
         return read(path, text_column=data.text_column, label_column=data.label_column)
@@ -110,10 +110,10 @@ def _columns(data: Data) -> tuple[Sequence[Any], Sequence[Any]]:
 
 
 def split(examples: Examples, data: Data) -> dict[str, IntArray]:
-    """Positions of each split's examples, in random order, of exactly the sizes that the plan counts with.
+    """Positions of each split's examples, in random order, in exactly the sizes that the plan assumes.
 
-    Each split has the classes in the proportion of the whole, to within one example, and equal texts go to one split.
-    Raises ValueError when that cannot be had at these sizes.
+    Each split has the classes in the proportion of the whole, to within one example, and equal texts are in one split.
+    Raises ValueError when that is impossible at these sizes.
     """
     rng = np.random.default_rng([data.split_seed, 0])
     room = _room(data.split_sizes(len(examples.texts)), examples.labels)
@@ -121,8 +121,8 @@ def split(examples: Examples, data: Data) -> dict[str, IntArray]:
     for position in rng.permutation(len(examples.texts)).tolist():
         groups.setdefault(examples.texts[position], []).append(position)
     parts: list[list[int]] = [[] for _ in SPLITS]
-    equal = [members for members in groups.values() if len(members) > 1]
-    for members in sorted(equal, key=len, reverse=True):  # the larger, the harder to place
+    duplicates = [members for members in groups.values() if len(members) > 1]
+    for members in sorted(duplicates, key=len, reverse=True):  # the larger, the harder to place
         wanted = np.bincount(examples.labels[members], minlength=2)
         fitting = (room >= wanted).all(axis=1)
         if not fitting.any():
@@ -132,16 +132,16 @@ def split(examples: Examples, data: Data) -> dict[str, IntArray]:
         chosen = int(rng.choice(len(SPLITS), p=chances / chances.sum()))
         room[chosen] -= wanted
         parts[chosen] += members
-    alone = np.array([members[0] for members in groups.values() if len(members) == 1], dtype=np.int64)
+    unique = np.array([members[0] for members in groups.values() if len(members) == 1], dtype=np.int64)
     for class_ in (0, 1):
-        positions = alone[examples.labels[alone] == class_]
+        positions = unique[examples.labels[unique] == class_]
         for part, more in zip(parts, np.split(positions, np.cumsum(room[:, class_])[:-1]), strict=True):
             part += more.tolist()
     return {name: rng.permutation(np.array(part, dtype=np.int64)) for name, part in zip(SPLITS, parts, strict=True)}
 
 
 def _room(sizes: Mapping[str, int], labels: IntArray) -> IntArray:
-    """How many examples of each class each split has ``[splits, 2]``; rows and columns add up exactly."""
+    """Number of examples of each class in each split ``[splits, 2]``; rows and columns add up exactly."""
     positive = int(labels.sum())
     share = positive / len(labels)
     of_class = {name: round(share * sizes[name]) for name in SPLITS[1:]}
@@ -149,42 +149,38 @@ def _room(sizes: Mapping[str, int], labels: IntArray) -> IntArray:
     return np.array([[sizes[name] - of_class[name], of_class[name]] for name in SPLITS])
 
 
-def prepare(data: Data, *, identity: str, examples: int, model: str, model_identity: str, cache: Path) -> Path:
+def prepare(data: Data, *, identity: Mapping[str, Any], model: str, model_identity: str, cache: Path) -> Path:
     """Encode a data set for ``model``, unless the folder that is returned already holds it.
 
-    ``identity`` and ``model_identity`` say what data and model are by content. Raises ValueError for data or a model
-    that cannot be used.
+    ``identity`` and ``model_identity`` identify data and model by content (:attr:`study.space.space.Space`). Raises
+    ValueError for data or a model that cannot be used.
     """
-    described = {**data.model_dump(mode="json"), "source": identity, "examples": examples}
-    folder = cache / stable_id({"data": described, "model": model_identity, "encoding": ENCODING})
+    folder = cache / stable_id({"data": identity, "model": model_identity, "encoding": ENCODING})
     if (folder / "encoded.json").exists():
         return folder
-    found = load(data, examples=examples)
-    parts = split(found, data)
-    texts = {name: [found.texts[i] for i in positions.tolist()] for name, positions in parts.items()}
+    examples = load(data, examples=identity["examples"])
+    positions = split(examples, data)
+    texts = {name: [examples.texts[i] for i in rows.tolist()] for name, rows in positions.items()}
     tokenizer = load_tokenizer(model, max_length=data.max_length, texts=texts["train"])
     cache.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=cache))
     try:
-        for name, positions in parts.items():
-            input_ids, lengths = encode(texts[name], tokenizer, max_length=data.max_length)
-            columns: dict[str, npt.NDArray[Any]] = {"input_ids": input_ids, "lengths": lengths}
-            columns |= {"labels": found.labels[positions], "ids": found.ids[positions]}
-            for column, values in columns.items():
-                np.save(part / f"{name}-{column}.npy", values, allow_pickle=False)
-        tokenizer.save(part / "tokenizer")
-        (part / "encoded.json").write_text(
-            json.dumps(
-                {"label_names": [str(value) for value in data.label_values], "special": asdict(tokenizer.special)}
-            )
-        )
-        part.chmod(0o755)
-        part.rename(folder)
+        with replacing(folder, concurrent=True) as part:
+            part.mkdir()
+            for name, rows in positions.items():
+                input_ids, lengths = encode(texts[name], tokenizer, max_length=data.max_length)
+                columns: dict[str, npt.NDArray[Any]] = {"input_ids": input_ids, "lengths": lengths}
+                columns |= {"labels": examples.labels[rows], "ids": examples.ids[rows]}
+                for column, values in columns.items():
+                    np.save(part / f"{name}-{column}.npy", values, allow_pickle=False)
+            tokenizer.save(part / "tokenizer")
+            description = {
+                "label_names": [str(value) for value in data.label_values],
+                "special": asdict(tokenizer.special),
+            }
+            (part / "encoded.json").write_text(json.dumps(description))
     except OSError:
         if not (folder / "encoded.json").exists():  # another process may have encoded the same at the same time
             raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
@@ -200,7 +196,7 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer, *, max_length: int) -> tu
 
 
 def open_encoded(folder: Path) -> EncodedData:
-    """What :func:`prepare` wrote, mapped into memory so that the workers of one machine share one copy."""
+    """The data that :func:`prepare` wrote, mapped into memory so that the workers of one machine share one copy."""
     description = json.loads((folder / "encoded.json").read_text())
     splits = {
         name: Encoded(

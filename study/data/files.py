@@ -1,6 +1,6 @@
-"""What does a data file hold, and which of its rows cannot be used?
+"""Reads data files, and names the rows that cannot be used.
 
-Rows are counted from 1, neither a CSV file's header nor empty lines among them; any other line of JSONL is a row.
+Rows are counted from 1, without a CSV file's header and without empty lines; any other line of JSONL is a row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from study.space.diagnostics import show
+from study.errors import quote
 
 LONGEST_CSV_ROW_BYTES = 4_000_000
 
@@ -25,7 +25,7 @@ LONGEST_CSV_ROW_BYTES = 4_000_000
 def describe(path: Path) -> tuple[int, dict[str, str]]:
     """Number of rows of a data file, and the type of each of its columns, ``any`` where each row has its own.
 
-    Raises ValueError or OSError for a file that is not what its suffix says, naming the row where one is to blame.
+    Raises ValueError or OSError for a file that is not what its suffix says, with the row at fault if there is one.
     """
     if path.suffix == ".jsonl":
         if not (rows := list(_jsonl(path))):
@@ -46,7 +46,7 @@ def _types(schema: Any) -> dict[str, str]:
 
 
 def read(path: Path, *, text_column: str, label_column: str) -> tuple[list[Any], list[Any]]:
-    """The texts, undecoded where the file does not say that they are UTF-8, and the labels.
+    """The texts, as bytes where the file does not say that they are UTF-8, and the labels.
 
     Raises ValueError or OSError for a file that is not what its suffix says.
     """
@@ -65,14 +65,14 @@ def read(path: Path, *, text_column: str, label_column: str) -> tuple[list[Any],
                 table = file.read(columns=list(names))
         for name in names:
             if (count := table.column_names.count(name)) != 1:
-                raise ValueError(f"{'several columns are' if count else 'no column is'} named {show(name)}")
-        # Text that calls itself UTF-8 and is not would raise without a word on where it stands.
+                raise ValueError(f"{'more than one column is' if count else 'no column is'} named {quote(name)}")
+        # Text that is declared UTF-8 and is not would raise without saying in which row.
         return table[text_column].cast(pa.large_binary()).to_pylist(), table[label_column].to_pylist()
 
 
 @contextlib.contextmanager
 def _reading_arrow() -> Iterator[None]:
-    """Some of Arrow's errors are no ValueError, though all say that a file is not what it should be."""
+    """Raise ValueError for all of Arrow's errors, of which some are of other classes."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -82,13 +82,13 @@ def _reading_arrow() -> Iterator[None]:
 
 
 def _csv(path: Path, *, text_column: str | None = None) -> Any:
-    """A CSV file, ``text_column`` of it as bytes whatever its cells look like."""
+    """A CSV file, with ``text_column`` as bytes whatever its cells look like."""
     import pyarrow.csv
 
     try:
         return pyarrow.csv.read_csv(
             path,
-            # In one thread, since only then a row knows its number.
+            # In one thread, because only then errors name their row.
             read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=LONGEST_CSV_ROW_BYTES),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
@@ -101,7 +101,7 @@ def _csv(path: Path, *, text_column: str | None = None) -> Any:
             raise ValueError(f"row {number - 1} has {actual} columns, not {expected}") from error
         if "straddling" in str(error):
             raise ValueError(
-                f"a row has more than {LONGEST_CSV_ROW_BYTES:,} bytes; is a quotation mark never closed?"
+                f"a row is longer than {LONGEST_CSV_ROW_BYTES:,} bytes; is a quotation mark never closed?"
             ) from error
         raise
 
@@ -109,7 +109,7 @@ def _csv(path: Path, *, text_column: str | None = None) -> Any:
 def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSONL file.
 
-    By Python's reader and not by Arrow's, which takes some texts for times, and whose process dies of a row of null.
+    With Python's reader, not Arrow's, which takes some texts for times and crashes the process on a row of ``null``.
     """
     lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     for number, line in enumerate(filter(bytes.strip, lines), start=1):
@@ -122,7 +122,7 @@ def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"row {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise ValueError(f"row {number} is no JSON object")
+            raise ValueError(f"row {number} is not a JSON object")
         yield row
 
 
@@ -131,51 +131,52 @@ def check(
 ) -> tuple[list[str], npt.NDArray[np.int64]]:
     """The texts as text and the labels as classes ``[n]``, 0 for the first of ``label_values`` and 1 for the second.
 
-    Raises ValueError that names the first row with each kind of fault and says how many rows have it.
+    Raises ValueError that names the first row of each kind of error and says how many rows have it.
     """
     classes: dict[object, int] = {
         text: index for index, value in enumerate(label_values) for text in (value, str(value))
     }
-    wanted = " or ".join(map(str, label_values))
+    allowed = " or ".join(map(str, label_values))
     decoded: list[str] = []
-    found: list[int] = []
-    faults: dict[str, list[int]] = {}
+    label_classes: list[int] = []
+    error_rows: dict[str, list[int]] = {}
     reasons: dict[str, str] = {}
 
-    def fault(kind: str, row: int, reason: str) -> None:
-        faults.setdefault(kind, []).append(row)
+    def error(kind: str, row: int, reason: str) -> None:
+        error_rows.setdefault(kind, []).append(row)
         reasons.setdefault(kind, reason)
 
-    for row, (raw, found_label) in enumerate(zip(texts, labels, strict=True), start=1):
+    for row, (raw, raw_label) in enumerate(zip(texts, labels, strict=True), start=1):
         text = "" if raw is None else raw
         try:
             text = text.decode() if isinstance(text, bytes) else text
             if not isinstance(text, str):
-                fault("type", row, f"the text is {show(text)}, not text")
+                error("type", row, f"the text is {quote(text)}, not text")
                 continue
             text.encode()
         except UnicodeError:
-            fault("encoding", row, "the text is not UTF-8; save the file as UTF-8")
+            error("encoding", row, "the text is not UTF-8; save the file as UTF-8")
             continue
         if not text.strip():
-            fault("empty", row, "the text is empty")
+            error("empty", row, "the text is empty")
         if "\0" in text:
-            fault("nul", row, "the text holds a NUL character; is the file UTF-8?")
-        label = found_label.decode(errors="replace") if isinstance(found_label, bytes) else found_label
+            error("nul", row, "the text contains a NUL character; is the file UTF-8?")
+        label = raw_label.decode(errors="replace") if isinstance(raw_label, bytes) else raw_label
         class_ = classes.get(label) if isinstance(label, str | int | float) else None
         if class_ is None:
             shown = "is missing" if label is None else f"is {str(label)[:60]!r}"
-            hint = "data.label_values names the two labels of other data"
-            fault("label", row, f"the label {shown}, not {wanted}; {hint}")
+            error("label", row, f"the label {shown}, not {allowed}; set data.label_values to the two labels")
         decoded.append(text)
-        found.append(-1 if class_ is None else class_)
-    if faults:
-        raise ValueError("; ".join(_named(rows, reasons[kind]) for kind, rows in faults.items()))
-    if len(set(found)) < 2:
-        raise ValueError(f"all labels are {label_values[found[0]]}; two classes are needed" if found else "has no rows")
-    return decoded, np.array(found, dtype=np.int64)
+        label_classes.append(-1 if class_ is None else class_)
+    if error_rows:
+        raise ValueError("; ".join(_row_error(rows, reasons[kind]) for kind, rows in error_rows.items()))
+    if len(set(label_classes)) < 2:
+        if not label_classes:
+            raise ValueError("has no rows")
+        raise ValueError(f"all labels are {label_values[label_classes[0]]}; two classes are needed")
+    return decoded, np.array(label_classes, dtype=np.int64)
 
 
-def _named(rows: Sequence[int], reason: str) -> str:
+def _row_error(rows: Sequence[int], reason: str) -> str:
     more = len(rows) - 1
     return f"row {rows[0]:,}: {reason}" + (f" ({more:,} more such row{'s' if more > 1 else ''})" if more else "")

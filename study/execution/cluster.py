@@ -1,4 +1,4 @@
-"""Which machines does a study have, and can it use them?"""
+"""Connects to a Ray cluster, and checks that a study can use its nodes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# Read by the C library when a worker starts: see keep_freed_memory in study.devices, which comes late for a thread.
+# Read by the C library when a worker starts; keep_freed_memory in study.training.devices is too late for threads.
 os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
-# Ray takes up a token that lies ready where it looks for a cluster by itself, and not where it is given an address. A
-# study's driver runs on a node of its cluster, so the token that lies there is the cluster's.
+# Ray uses a token file where it looks for a cluster by itself, and not where it is given an address. A study's driver
+# runs on a node of its cluster, so the token file there is the cluster's.
 if (
     any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     or Path("~/.ray/auth_token").expanduser().exists()
@@ -34,15 +34,16 @@ os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from study.execution.manifest import StudyError
-from study.records import StudyFolder
+from study.credentials import without_credentials
+from study.errors import StudyError
+from study.records import Precision
 from study.settings import Run
-from study.tracking.run_contents import without_credentials
+from study.storage import StudyFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """A connected Ray: the address of its dashboard, None where it has none."""
+    """A connected Ray: the address of its dashboard, None where it has none, and whether this process started it."""
 
     dashboard: str | None
     local: bool
@@ -56,18 +57,18 @@ def connect(address: str | None, *, verbose: bool) -> Cluster:
     if address is not None and address.startswith("ray://"):
         raise StudyError(
             f"--address {address}: the study's driver must run inside the cluster; give HOST:6379 from one of its "
-            "nodes, or hand it in with `ray job submit`"
+            "nodes, or submit the study with `ray job submit`"
         )
     shown = [without_credentials(word) for word in sys.orig_argv]
-    if shown != sys.orig_argv:  # Ray notes the command line down and shows it on its dashboard
+    if shown != sys.orig_argv:  # Ray shows the command line on its dashboard
         ray._raylet.setproctitle(shlex.join(shown))  # type: ignore[attr-defined]  # made by Cython
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:
         for name in ("ray", "ray.data", "ray.train"):
             logging.getLogger(name).setLevel(level)
-        # A failed trial's traceback goes into its log, which the summary names.
+        # A failed trial's traceback is in its log, which the summary names.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    # A closed terminal tells all processes that it started: those of Ray have to live until the trajectories are saved.
+    # A closed terminal signals all processes that it started; those of Ray have to live until checkpoints are saved.
     hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         context = ray.init(
@@ -81,8 +82,8 @@ def connect(address: str | None, *, verbose: bool) -> Cluster:
         where = address or "this machine"
         if "InvalidAuthToken" in f"{error} {error.__cause__}":
             raise StudyError(
-                f"the Ray at {where} asks for its token: copy it from one of its nodes (ray get-auth-token) to "
-                f"~/.ray/auth_token, or give RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+                f"the Ray at {where} requires its token: copy it from one of its nodes (ray get-auth-token) to "
+                f"~/.ray/auth_token, or set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
             ) from error
         first = str(error).strip().splitlines()[0]
         raise StudyError(f"no Ray could be reached at {where}: {first}") from error
@@ -93,33 +94,33 @@ def connect(address: str | None, *, verbose: bool) -> Cluster:
 
 
 def check_resources(run: Run, cluster: Cluster) -> str | None:
-    """What to tell when no node has what a trajectory needs; a cluster that may grow is only told of, not refused.
+    """A warning where no node has what a trajectory needs, for a cluster that may grow; None where one has.
 
-    Raises StudyError on a Ray of one machine.
+    Raises StudyError on a Ray that this process started, which does not grow.
     """
     wanted = {"CPU": run.cpu, "GPU": run.gpu or 0}
     nodes = [node["Resources"] for node in _nodes()]
     if any(all(node.get(key, 0) >= amount for key, amount in wanted.items()) for node in nodes):
         return None
-    lacking = "GPU" if not any(node.get("GPU", 0) >= run.gpu for node in nodes) else "CPU"
-    amount = wanted[lacking]
-    message = f"a trajectory asks for {amount:g} {lacking} (run.{lacking.lower()}), and no node has it"
+    lacking = "GPU" if not any(node.get("GPU", 0) >= wanted["GPU"] for node in nodes) else "CPU"
+    message = f"a trajectory needs {wanted[lacking]:g} {lacking} (run.{lacking.lower()}), and no node has it"
     if cluster.local:
+        available = 0 if lacking == "GPU" else max(node.get("CPU", 0) for node in nodes)
         raise StudyError(
-            f"{message}; run it where there is one (--address HOST:6379), or give --set run.{lacking.lower()}="
-            f"{0 if lacking == 'GPU' else max(node.get('CPU', 0) for node in nodes):g}"
+            f"{message}; run it on a cluster that has one (--address HOST:6379), or give "
+            f"--set run.{lacking.lower()}={available:g}"
         )
     return f"{message} yet; waiting for one to join"
 
 
 def most_gpus() -> float:
-    """The most GPUs that one node has."""
+    """The largest number of GPUs of one node."""
     return max((float(node["Resources"].get("GPU", 0)) for node in _nodes()), default=0.0)
 
 
 def check_shared(folder: StudyFolder) -> None:
     """Raise StudyError unless every node sees the study's folder."""
-    token, probe = uuid.uuid4().hex, folder.path / ".shared"
+    token, probe = uuid.uuid4().hex, folder.probe_file
     probe.write_text(token)
     try:
         for node in _nodes():
@@ -147,10 +148,10 @@ def _reads(path: str) -> str | None:
         return None
 
 
-def measured_precision(run: Run) -> str:
+def measure_precision(run: Run) -> Precision:
     """What ``precision: auto`` comes to on the device that a trajectory gets."""
 
-    def choose() -> str:
+    def choose() -> Precision:
         import torch
 
         from study.training.devices import choose_precision, find_device
@@ -158,13 +159,14 @@ def measured_precision(run: Run) -> str:
         torch.set_num_threads(max(1, int(run.cpu)))
         return choose_precision("auto", find_device())
 
-    return str(ray.get(ray.remote(choose).options(num_cpus=run.cpu, num_gpus=run.gpu).remote()))
+    precision: Precision = ray.get(ray.remote(choose).options(num_cpus=run.cpu, num_gpus=run.gpu).remote())
+    return precision
 
 
 def disconnect() -> None:
     """Leave the cluster, or end the Ray that :func:`connect` started."""
-    # Ray ends the process, with code 1, when an object of its own is released while it shuts down, and the mirror's
-    # thread may run the collector at any time.
+    # Ray ends the process with code 1 when one of its objects is released while it shuts down, and the mirror's thread
+    # may run the collector at any time.
     gc.collect()
     gc.disable()
     try:

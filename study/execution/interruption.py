@@ -1,4 +1,4 @@
-"""What happens when a study is asked to stop?"""
+"""Stops a study on SIGINT, SIGTERM or SIGHUP, after its trajectories have saved a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from study.records import StudyFolder
+from study.storage import StudyFolder
 
-TAKEN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """The study was asked to stop, and its trajectories have saved themselves."""
+    """The study was asked to stop, and its trajectories have saved their checkpoints."""
 
 
-class Signals:
-    """Takes SIGINT, SIGTERM and SIGHUP: the first asks the study to save and stop, the second ends it at once.
+class InterruptHandler:
+    """Handles the first signal by asking the study to save and stop, and the second by ending it at once.
 
-    While nothing is training yet, ``saving`` is False and the first one raises KeyboardInterrupt. A SIGHUP that
+    While nothing is training, ``saving`` is False and the first signal raises KeyboardInterrupt. A SIGHUP that
     ``nohup`` has told the process to ignore is ignored.
     """
 
-    def __init__(self, folder: StudyFolder, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: StudyFolder, notify: Callable[[str], None]) -> None:
         self.stop_file = folder.stop_file
-        self.tell = tell
+        self.notify = notify
         self.saving = False
         self.received: str | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         self.stop_file.unlink(missing_ok=True)
-        for number in TAKEN_SIGNALS:
-            self._before[number] = signal.getsignal(number)
-        self.take()
+        for number in HANDLED_SIGNALS:
+            self._previous[number] = signal.getsignal(number)
+        self.install()
         return self
 
-    def take(self) -> None:
-        """Take the signals, again where Ray took SIGTERM for itself as it started."""
-        for number in TAKEN_SIGNALS:
-            if number != signal.SIGHUP or self._before[number] != signal.SIG_IGN:
+    def install(self) -> None:
+        """Install the handlers, again after Ray has replaced that of SIGTERM."""
+        for number in HANDLED_SIGNALS:
+            if number != signal.SIGHUP or self._previous[number] != signal.SIG_IGN:
                 signal.signal(number, self._receive)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
         self.stop_file.unlink(missing_ok=True)
 
@@ -55,4 +55,4 @@ class Signals:
         if again or not self.saving:
             raise KeyboardInterrupt
         self.stop_file.touch()
-        self.tell(f"{self.received}: the running trajectories save themselves; once more to stop at once")
+        self.notify(f"{self.received}: saving checkpoints…; press Ctrl-C again to stop immediately")

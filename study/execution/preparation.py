@@ -1,20 +1,20 @@
-"""What must lie ready before the first trajectory trains?
+"""Prepares what trajectories need: encoded data for each model, and a config in each trajectory's folder.
 
-Encoded data for each model, and a config in each trajectory's folder. Data and models that cannot be used are found
-here, before a cluster is asked for anything.
+Data and models that cannot be used are found here, before a cluster is asked for anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from study.data.dataset import open_encoded, prepare
-from study.models.classifier import BUILT_IN, load_classifier
+from study.models.classifier import load_classifier
 from study.plan.plan import Plan, Trajectory
-from study.records import StudyFolder
-from study.space.reader import Space
+from study.records import Precision, TrajectoryConfig
+from study.settings import BUILT_IN_MODELS
+from study.space.space import Space
+from study.storage import StudyFolder
 
 
 def prepare_models(space: Space, models: Iterable[str], *, cache: Path) -> dict[str, Path]:
@@ -26,13 +26,12 @@ def prepare_models(space: Space, models: Iterable[str], *, cache: Path) -> dict[
     for model in models:
         folders[model] = prepare(
             space.data,
-            identity=space.identities["data"],
-            examples=space.examples,
+            identity=space.data_identity,
             model=model,
             model_identity=space.identities[model],
             cache=cache,
         )
-        if model not in BUILT_IN:
+        if model not in BUILT_IN_MODELS:
             data = open_encoded(folders[model])
             load_classifier(
                 model, classes=len(data.label_names), special=data.special, max_length=data.max_length, dropout=None
@@ -46,29 +45,28 @@ def write_configs(
     trajectories: Iterable[Trajectory],
     *,
     space: Space,
-    encoded: dict[str, Path],
-    auto_precision: str,
-    gpus: Mapping[str, float] | None = None,
+    encoded: Mapping[str, Path],
+    auto_precision: Precision,
+    gpus: float,
 ) -> None:
-    """Say in each trajectory's folder what it trains, and with how many of the ``gpus``, by its id.
+    """Write the config of each trajectory, which trains with ``gpus`` GPUs, or a part of one.
 
-    ``auto_precision`` is what ``precision: auto`` has come to.
+    ``auto_precision`` is what ``precision: auto`` came to.
     """
     cells = {cell.id: cell for cell in plan.cells}
     for trajectory in trajectories:
-        precision = trajectory.settings["precision"]
+        precision = trajectory.settings.precision
         folder.trajectory(trajectory.id).write_config(
-            {
-                "name": trajectory.name,
-                "settings": dict(trajectory.settings),
-                "encoded": str(encoded[trajectory.settings["model"]]),
-                "precision": auto_precision if precision == "auto" else precision,
-                "policies": [asdict(cells[id_].policy) for id_ in trajectory.cells],
-                "optimizer_steps": trajectory.optimizer_steps,
-                "checkpoint_metric": cells[trajectory.cells[0]].settings["checkpoint_metric"],
-                "checkpoint_every_minutes": space.run.checkpoint_every_minutes,
-                "objective": space.search.objective,
-                "gpus": (gpus or {}).get(trajectory.id, space.run.gpu or 0.0),
-                "keep_best_weights": space.run.keep_best_weights,
-            }
+            TrajectoryConfig(
+                name=trajectory.name,
+                settings=trajectory.settings,
+                encoded=str(encoded[trajectory.settings.model]),
+                policies=tuple(cells[id_].policy for id_ in trajectory.cells),
+                optimizer_steps=trajectory.optimizer_steps,
+                precision=auto_precision if precision == "auto" else precision,
+                objective=space.search.objective,
+                checkpoint_every_minutes=space.run.checkpoint_every_minutes,
+                gpus=gpus,
+                keep_best_weights=space.run.keep_best_weights,
+            )
         )

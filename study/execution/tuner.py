@@ -1,7 +1,7 @@
-"""How does Ray Tune run the trajectories of a study?
+"""Runs the trajectories of a study under Ray Tune.
 
 One trial is one trajectory, and a trajectory's folder says how far it came; so Tune is never asked to restore anything.
-Each start gives it the trajectories that are left, and what Ray itself writes is thrown away with the next start.
+Each start gives it the trajectories that are left, and what Ray itself writes is deleted at the next start.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
@@ -22,106 +22,111 @@ from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
-from study.execution.interruption import Interrupted, Signals
-from study.execution.trial_schedulers import PerGroup, trajectory_of
+from study.execution.interruption import Interrupted, InterruptHandler
+from study.execution.trial_config import KEY, TrialConfig, trajectory_of
+from study.execution.trial_schedulers import PerSearchScheduler
 from study.plan.plan import Trajectory
-from study.records import Outcome, StudyFolder, TrajectoryFolder, write_atomically
+from study.records import Epoch, Outcome, from_line
 from study.settings import Run
+from study.storage import StudyFolder, TrajectoryFolder, write_bytes
 
-# How long running trajectories may take to save themselves after Ctrl-C: an interval's training and a checkpoint.
+# How long running trajectories may take to save after Ctrl-C: an interval's training and a checkpoint.
 SAVE_WITHIN_SECONDS = 60
 
 
-class Source(Protocol):
-    """Where a search's trajectories come from, one after the other."""
+class TrajectorySource(Protocol):
+    """Supplies a search's trajectories, one after the other."""
 
     done: bool
 
-    def take(self) -> Trajectory | None: ...  # noqa: D102
+    def next(self) -> Trajectory | None: ...  # noqa: D102
 
-    def ended(self, id_: str) -> None: ...  # noqa: D102
-
-
-class View(Protocol):
-    """Who is told what happens, by a trajectory's id; its methods return soon and raise nothing."""
-
-    def started(self, trajectory: str) -> None: ...  # noqa: D102
-
-    def reported(self, trajectory: str, result: Mapping[str, Any]) -> None: ...  # noqa: D102
-
-    def ended(self, trajectory: str, *, error: str | None, cut: bool = False) -> None: ...  # noqa: D102
+    def trajectory_ended(self, id_: str) -> None: ...  # noqa: D102
 
 
-class _Watch(TrialProgressCallback):
-    """Tells the view what Tune does, and writes down what failed.
+class ProgressListener(Protocol):
+    """Hears what happens, by a trajectory's id; its methods return soon and raise nothing."""
 
-    In the place of Tune's own line for a trial that ends without a result, which it prints at any verbosity.
+    def on_start(self, trajectory: str) -> None: ...  # noqa: D102
+
+    def on_epoch(self, trajectory: str, epoch: Epoch) -> None: ...  # noqa: D102
+
+    def on_end(self, trajectory: str, *, error: str | None, stopped: bool = False) -> None: ...  # noqa: D102
+
+
+class _TuneCallback(TrialProgressCallback):
+    """Passes what Tune does on to the listener, and records failures.
+
+    It replaces Tune's own line for a trial that ends without a result, which is printed at any verbosity.
     """
 
-    def __init__(self, folder: StudyFolder, view: View, scheduler: PerGroup | None) -> None:
+    def __init__(self, folder: StudyFolder, listener: ProgressListener, scheduler: PerSearchScheduler | None) -> None:
         self.folder = folder
-        self.view = view
+        self.listener = listener
         self.scheduler = scheduler
-        self.waiting_for: set[str] | None = None
-        self.until = 0.0
+        self.saving: set[str] | None = None
+        self.deadline = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune keeps a copy of its callbacks on disk, where a view makes no sense; nothing reads it."""
+        """Nothing: Tune writes its callbacks to disk, where a listener makes no sense; nothing reads them."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Called before a trial's first step, and again when it goes on after a failure."""
-        self.view.started(trajectory_of(trial))
+        """Called before a trial's first step, and again when it resumes after a failure."""
+        self.listener.on_start(trajectory_of(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Called after each epoch."""
-        self.view.reported(trajectory_of(trial), result)
+        epoch = from_line(result["record"])
+        assert isinstance(epoch, Epoch)
+        self.listener.on_epoch(trajectory_of(trial), epoch)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Called when a trajectory has come to its end, was cut, or has saved itself to go on later."""
+        """Called when a trajectory has ended, was stopped by a scheduler, or has saved a checkpoint to resume from."""
         _forget_metrics(trial)
         if self.folder.stop_file.exists():
             return
-        trajectory = self.folder.trajectory(trajectory_of(trial))
-        # Storage that nodes share may show an outcome seconds after it was written; what was cut, the scheduler knows.
-        cut = self.scheduler is not None and trajectory_of(trial) in self.scheduler.cut and trajectory.outcome() is None
-        if cut:
-            _write_cut(trajectory)
-        self.view.ended(trajectory_of(trial), error=None, cut=cut)
+        trajectory = TrialConfig.of(trial).trajectory
+        # Shared storage may show an outcome seconds after it was written; what was stopped, the scheduler knows.
+        stopped = (
+            self.scheduler is not None and trajectory.id in self.scheduler.stopped and trajectory.outcome() is None
+        )
+        if stopped:
+            _write_stopped(trajectory)
+        self.listener.on_end(trajectory.id, error=None, stopped=stopped)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trial has failed as often as it may."""
         _forget_metrics(trial)
-        error, trajectory = trial.get_error(), self.folder.trajectory(trajectory_of(trial))
+        error, trajectory = trial.get_error(), TrialConfig.of(trial).trajectory
         text = Path(trial.error_file).read_text() if trial.error_file else str(error)
-        log = trajectory.path / "error.log"
-        with contextlib.suppress(OSError):  # of a full disk, which ends no study
-            write_atomically(log, text.encode())
+        with contextlib.suppress(OSError):  # of a full disk, which must not end the study
+            write_bytes(trajectory.error_log, text.encode())
         reason = f"{_reason(error, text)} (tried {_times(trial.num_failures)})"
-        trajectory.write_outcome(Outcome(status="failed", error=reason, log=str(log)))
-        self.view.ended(trajectory_of(trial), error=reason)
+        trajectory.write_outcome(Outcome(status="failed", error=reason, log=str(trajectory.error_log)))
+        self.listener.on_end(trajectory.id, error=reason)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Called several times a second."""
         if not self.folder.stop_file.exists():
             return
         running = {trial.trial_id for trial in trials if trial.status == Trial.RUNNING}
-        if self.waiting_for is None:
-            self.waiting_for, self.until = running, time.monotonic() + SAVE_WITHIN_SECONDS
-        if not self.waiting_for & running or time.monotonic() > self.until:
+        if self.saving is None:
+            self.saving, self.deadline = running, time.monotonic() + SAVE_WITHIN_SECONDS
+        if not self.saving & running or time.monotonic() > self.deadline:
             raise Interrupted
 
 
 def _forget_metrics(trial: Trial) -> None:
-    """Tune keeps the last values of each metric of each trial, some 30 KB; nobody reads those of one that has ended."""
+    """Drop the metric windows that Tune keeps of an ended trial, some 30 KB, which nobody reads."""
     trial.run_metadata.metric_n_steps = {}
     trial.run_metadata.metric_analysis = {}
 
 
 def _reason(error: Exception | None, text: str) -> str:
-    """The line of a worker's traceback that says what went wrong."""
+    """The line of a worker's traceback that names the error."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, ray.exceptions.RayActorError):
         return "its process was killed, or its node was lost"
@@ -133,129 +138,137 @@ def _times(number: int) -> str:
     return "once" if number == 1 else f"{number} times"
 
 
-def _write_cut(trajectory: TrajectoryFolder) -> None:
-    """Say that a trial scheduler has cut a trajectory, which then needs its checkpoints no more."""
-    epochs, config = trajectory.epochs(), trajectory.config() or {}
+def _write_stopped(trajectory: TrajectoryFolder) -> None:
+    """Record that a trial scheduler stopped a trajectory, which then needs its checkpoints no more."""
+    epochs, config = trajectory.epochs(), trajectory.config()
+    assert config is not None
     trajectory.write_outcome(
         Outcome(
             status="complete",
             stop_reason="cut",
             epochs=len(epochs),
             train_seconds=sum(epoch.train_seconds for epoch in epochs),
-            precision=config.get("precision", ""),
-            gpus=config.get("gpus", 0.0),
+            precision=config.precision or "",
+            gpus=config.gpus,
         )
     )
-    shutil.rmtree(trajectory.path / "checkpoints", ignore_errors=True)
+    trajectory.delete_checkpoints()
 
 
-class _Suggestions(Searcher):
-    """Hands a source's trajectories to Tune, which asks for one whenever there is room."""
+class _QueueSearcher(Searcher):
+    """Gives a source's trajectories to Tune, which asks for one whenever there is room."""
 
-    def __init__(self, source: Source, folder: StudyFolder, choose: Callable[[Trajectory], dict[str, Any]]) -> None:
+    def __init__(
+        self, source: TrajectorySource, folder: StudyFolder, start: Callable[[Trajectory], TrialConfig]
+    ) -> None:
         super().__init__()
         self.source = source
         self.folder = folder
-        self.choose = choose
+        self.start = start
         self.trials: dict[str, str] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
-        """Tune keeps a copy on disk, which nothing reads."""
+        """Nothing of this: Tune writes it to disk, where nothing reads it."""
         return Searcher, ()
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """What is searched stands in the space."""
+        """Accept Tune's properties: what is searched is the space's matter."""
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's part of the config."""
-        trajectory = None if self.folder.stop_file.exists() else self.source.take()
+        trajectory = None if self.folder.stop_file.exists() else self.source.next()
         if trajectory is None:
-            return cast("dict[str, Any]", Searcher.FINISHED) if self.source.done else None  # so Tune says it
+            return cast("dict[str, Any]", Searcher.FINISHED) if self.source.done else None  # Tune's protocol
         self.trials[trial_id] = trajectory.id
-        return {"trajectory": self.choose(trajectory)}
+        return self.start(trajectory).to_tune()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called when a trial has ended in any way."""
-        self.source.ended(self.trials[trial_id])
+        self.source.trajectory_ended(self.trials[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a source finds by itself where it stood."""
+        """Save nothing: a source finds by itself where it stood."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Restore nothing."""
 
 
 def train(
     folder: StudyFolder,
-    trajectories: Sequence[Trajectory] | Source,
+    trajectories: Sequence[Trajectory] | TrajectorySource,
     run: Run,
-    view: View,
-    signals: Signals,
+    listener: ProgressListener,
+    interrupts: InterruptHandler,
     *,
-    scheduler: PerGroup | None = None,
+    scheduler: PerSearchScheduler | None = None,
 ) -> None:
     """Train ``trajectories``, as many at once as the cluster has room for; those of a search as they come.
 
-    Their configs lie ready, and say how many GPUs, or what part of one, each gets. A trajectory that fails more than
-    ``run.max_failures`` times is written down as failed, and the rest goes on.
-    Raises Interrupted after a signal, once the running ones have saved themselves.
+    Their configs are written already. A trajectory that fails more than ``run.max_failures`` times is recorded as
+    failed, and the others continue. Raises Interrupted after a signal, once the running ones have saved a checkpoint.
     """
-    state = folder.path / "ray"
-    shutil.rmtree(state, ignore_errors=True)
 
-    def begin(trajectory: Trajectory) -> dict[str, Any]:
+    def start(trajectory: Trajectory) -> TrialConfig:
         records = folder.trajectory(trajectory.id)
         records.forget_outcome()
-        gpus = (records.config() or {}).get("gpus", run.gpu or 0.0)
-        return {"folder": str(records.path), "name": trajectory.name, "epochs": trajectory.epochs, "gpus": gpus}
+        return TrialConfig(
+            folder=str(records.path), name=trajectory.name, epochs=trajectory.epochs, gpus=run.gpu or 0.0
+        )
 
-    cpu = run.cpu
-
-    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        return tune.PlacementGroupFactory([{"CPU": cpu, "GPU": config["trajectory"]["gpus"]}])
-
-    def fine_tuning(config: dict[str, Any]) -> None:
-        from study.training.trajectory import tune_trainable
-
-        tune_trainable(config)
-
+    shutil.rmtree(folder.tune, ignore_errors=True)
     space: dict[str, Any] = {"cpu_threads": max(1, int(run.cpu)), "stop_file": str(folder.stop_file)}
-    search = None
+    searcher = None
     if isinstance(trajectories, Sequence):
-        space["trajectory"] = tune.grid_search([begin(trajectory) for trajectory in trajectories])
+        space[KEY] = tune.grid_search([start(trajectory).to_tune()[KEY] for trajectory in trajectories])
     else:
-        search = _Suggestions(trajectories, folder, begin)
+        searcher = _QueueSearcher(trajectories, folder, start)
     tuner = tune.Tuner(
-        tune.with_resources(fine_tuning, resources),
+        tune.with_resources(_train_trial, _resources(run)),
         param_space=space,
         tune_config=tune.TuneConfig(
             reuse_actors=True,
-            search_alg=search,
-            num_samples=1 if search is None else -1,
+            search_alg=searcher,
+            num_samples=1 if searcher is None else -1,
             scheduler=scheduler,
-            trial_name_creator=lambda trial: str(trial.config["trajectory"]["name"]),
+            trial_name_creator=lambda trial: TrialConfig.of(trial).name,
             trial_dirname_creator=trajectory_of,
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(state),
+            storage_path=str(folder.tune),
             failure_config=tune.FailureConfig(max_failures=run.max_failures),
-            callbacks=[_Watch(folder, view, scheduler)],
+            callbacks=[_TuneCallback(folder, listener, scheduler)],
             verbose=0,
         ),
     )
-    signals.saving = True
+    _fit(tuner, interrupts)
+
+
+def _resources(run: Run) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
+    cpu = run.cpu
+    return lambda config: tune.PlacementGroupFactory([{"CPU": cpu, "GPU": TrialConfig.from_tune(config).gpus}])
+
+
+def _train_trial(config: dict[str, Any]) -> None:
+    from study.execution.trainable import tune_trainable
+
+    tune_trainable(config)
+
+
+def _fit(tuner: tune.Tuner, interrupts: InterruptHandler) -> None:
+    """Run Tune to its end. Raises Interrupted where a signal ended it."""
+    interrupts.saving = True
     try:
         tuner.fit()
     except Exception as error:
-        if signals.received is None:
+        if interrupts.received is None:
             raise
         raise Interrupted from error
     finally:
-        signals.saving = False
-    if signals.received is not None:
+        interrupts.saving = False
+    if interrupts.received is not None:
         raise Interrupted

@@ -1,8 +1,8 @@
-"""How is attention computed, on a CPU, where torch's fused way is the slow one?
+"""Attention from plain matrix products on a CPU, where torch's fused kernel is the slower one.
 
-In bfloat16 torch multiplies in float32 there, and its dropout draws slowly; plain matrix products take half the time.
-Accelerators get torch's own, but for the last layer's one query. The library knows the function by a name, as it does
-its own (``AttentionInterface``).
+In bfloat16 that kernel multiplies in float32, and its dropout draws slowly; plain matrix products take half the time.
+Accelerators use torch's own, except for the last layer's single query. The library finds the function by its name, as
+it does its own (``AttentionInterface``).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def attend_from_first(
     heads: int,
     dropout: float,
 ) -> torch.Tensor:
-    """What the first position of ``states`` ``[n, length, width]`` attends to ``[n, 1, heads x head width]``.
+    """The attention output of the first position of ``states`` ``[n, length, width]``: ``[n, 1, heads x head width]``.
 
     One query needs no keys and no values: its product with ``key`` of a state is that of the query through ``key``'s
     weights with the state itself, and a mean of values is ``value`` of the mean of states (products are associative).

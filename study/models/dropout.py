@@ -1,6 +1,6 @@
-"""Which activations does dropout leave out, on a CPU, without the drawing taking longer than the work around it?
+"""Faster dropout on the CPU: 16-bit random numbers instead of doubles.
 
-torch's own dropout draws a double for every activation there, a fifth of a small model's step. 16 bits are enough.
+torch's own dropout draws a double for every activation there, which takes a fifth of a small model's step.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-# Of so many equally likely 16-bit numbers, those below probability x LEVELS are left out.
+# Of so many equally likely 16-bit numbers, those below probability x LEVELS zero an element.
 LEVELS = 2**16
 
 
 def drop(x: torch.Tensor, probability: float) -> torch.Tensor:
     """``x`` with each element zero with ``probability``, to the nearest of 65,536 levels, and scaled to keep its mean.
 
-    As :func:`torch.nn.functional.dropout` (Srivastava et al. 2014), which does it wherever its own way is fast. Draws
-    from torch's global generator of the device.
+    As :func:`torch.nn.functional.dropout` (Srivastava et al. 2014), which is used wherever it is fast. Draws from
+    torch's global generator of the device.
     """
     left_out = round(probability * LEVELS)
     if x.device.type != "cpu" or not 0 < left_out < LEVELS or torch.compiler.is_compiling():
@@ -32,15 +32,15 @@ def drop(x: torch.Tensor, probability: float) -> torch.Tensor:
 
 
 class Dropout(nn.Dropout):
-    """torch's module with :func:`drop` in it."""
+    """torch's module, with :func:`drop` as its forward pass."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # torch's name
-        """``input``, in training with some of it left out."""
+        """``input``, with some elements zeroed in training."""
         return drop(input, self.p) if self.training else input
 
 
 def replace_dropout(model: nn.Module) -> None:
-    """Put :class:`Dropout` in the place of every ``nn.Dropout`` in ``model``; it has no weights, so no name changes."""
+    """Replace every ``nn.Dropout`` in ``model`` with :class:`Dropout`; it has no weights, so no name changes."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is nn.Dropout:

@@ -1,4 +1,7 @@
-"""Which combinations do the axes and the rules of a space make?"""
+"""Axes, ranges and ``when`` rules, and the combinations of settings that they make.
+
+Parts of settings are mappings from a setting's name to its canonical JSON value, as a space file would have it.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,53 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from study.settings import Data, Settings
-from study.space.diagnostics import wording
-from study.space.ranges import Range
 from study.space.yaml_document import dump
 
-Values = Mapping[str, Any]
+PartialSettings = Mapping[str, Any]
+
+RANGE_KEYS = ("low", "high", "log", "step")
 SCHEDULE_KEYS = {"name": "lr_schedule", "warmup_fraction": "warmup_fraction", "polynomial_power": "polynomial_power"}
 DURATION_KEYS = ("epochs", "optimizer_steps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """The numbers from ``low`` to ``high``, both included; whole numbers if these are.
+
+    With ``log`` a search tries equal parts of their logarithms equally often; with ``step`` only ``low`` and every
+    ``step`` after it count.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers count."""
+        return isinstance(self.low, int)
+
+    def __contains__(self, value: object) -> bool:
+        """Whether ``value`` is between the ends; a ``step`` that has changed excludes no number."""
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        return self.low <= value <= self.high
+
+    def as_file(self) -> dict[str, Any]:
+        """The range as a space file writes it."""
+        values: dict[str, Any] = {"low": self.low, "high": self.high}
+        if self.log:
+            values["log"] = True
+        if self.step is not None:
+            values["step"] = self.step
+        return values
+
+    def __str__(self) -> str:
+        """The range in words."""
+        ends = f"{self.low:g} to {self.high:g}"
+        return ends + (" (log)" if self.log else f" in steps of {self.step:g}" if self.step else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,80 +67,94 @@ class Axis:
     """
 
     name: str
-    values: tuple[Values, ...]
+    values: tuple[PartialSettings, ...]
     range: Range | None = None
 
-    def part(self, settings: Values) -> Values | None:
-        """What ``settings`` hold of this axis, None if it is none of its values."""
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The settings that the axis decides."""
+        return tuple(self.values[0])
+
+    def part(self, values: PartialSettings) -> PartialSettings | None:
+        """The part of ``values`` that this axis decides, None if it is none of the axis' own."""
         if self.range is not None:
-            value = settings[self.name]
-            return {self.name: value} if value in self.range else None
-        return next((value for value in self.values if within(value, settings)), None)
+            number = values[self.name]
+            return {self.name: number} if number in self.range else None
+        return next((part for part in self.values if is_part(part, values)), None)
 
     def as_file(self) -> object:
         """The axis' values as a space file writes them."""
-        return self.range.as_file() if self.range else [shown(self.name, value) for value in self.values]
+        return self.range.as_file() if self.range else [value_as_file(self.name, value) for value in self.values]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """Where the settings hold one of each of ``match``'s values, set ``set``, or drop the combination."""
+class WhenRule:
+    """Where the settings have one of each of ``match``'s values, set ``set``, or drop the combination."""
 
-    match: Mapping[str, tuple[Values, ...]]
-    set: Values
+    match: Mapping[str, tuple[PartialSettings, ...]]
+    set: PartialSettings
     drop: bool
 
-    def matches(self, settings: Values) -> bool:
+    def matches(self, values: PartialSettings) -> bool:
         """Whether the rule applies to these settings, as the rules before it left them."""
-        return all(any(within(value, settings) for value in values) for values in self.match.values())
+        return all(any(is_part(part, values) for part in alternatives) for alternatives in self.match.values())
 
 
-def within(part: Values, settings: Values) -> bool:
-    """Whether ``settings`` hold what ``part`` decides."""
-    return all(key in settings and settings[key] == value for key, value in part.items())
+def is_part(part: PartialSettings, values: PartialSettings) -> bool:
+    """Whether ``values`` have every value of ``part``."""
+    return all(key in values and values[key] == value for key, value in part.items())
 
 
 def combinations(
-    fixed: Values, axes: Sequence[Axis], when: Sequence[Rule], matched: dict[int, None] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Every combination after the rules; ``matched`` collects the positions of the rules that applied to one."""
-    blank = {key: fixed.get(key) for key in Settings.model_fields}
-    resets = any(rule.set for rule in when)
-    seen: set[str] = set()
+    fixed: PartialSettings,
+    axes: Sequence[Axis],
+    when: Sequence[WhenRule],
+    matched: dict[int, None] | None = None,
+) -> Iterator[Settings]:
+    """Every combination after the rules; ``matched`` collects the positions of the rules that applied to one.
+
+    The first axis varies slowest. Combinations that the rules make equal are given once.
+    """
+    sets_values = any(rule.set for rule in when)
+    seen: set[Settings] = set()
     for combination in itertools.product(*(axis.values for axis in axes)):
-        settings = blank.copy()
+        values = dict(fixed)
         for part in combination:
-            settings.update(part)
-        dropped = False
-        for index, rule in enumerate(when):
-            if not dropped and rule.matches(settings):
-                settings.update(rule.set)
-                dropped = rule.drop
-                if matched is not None:
-                    matched[index] = None
-        if dropped:
+            values.update(part)
+        if not _apply_rules(values, when, matched):
             continue
-        if resets:
-            if (content := repr(settings)) in seen:
+        settings = Settings.model_validate(values)
+        if sets_values:
+            if settings in seen:
                 continue
-            seen.add(content)
+            seen.add(settings)
         yield settings
 
 
-def contradiction(settings: Values) -> str:
-    """Why these settings cannot be had together; empty if they can."""
-    try:
-        Settings.model_validate(settings)
-    except ValidationError as error:
-        return "; ".join(wording(found) for found in error.errors(include_url=False))
-    return ""
+def _apply_rules(values: dict[str, Any], when: Sequence[WhenRule], matched: dict[int, None] | None) -> bool:
+    """Change ``values`` as the rules say; False where one of them drops the combination."""
+    for index, rule in enumerate(when):
+        if rule.matches(values):
+            values.update(rule.set)
+            if matched is not None:
+                matched[index] = None
+            if rule.drop:
+                return False
+    return True
 
 
-def as_file(name: str, data: Data, fixed: Values, axes: Sequence[Axis], when: Sequence[Rule], more: Values) -> str:
-    """The space as a file."""
+def as_file(
+    name: str,
+    data: Data,
+    fixed: PartialSettings,
+    axes: Sequence[Axis],
+    when: Sequence[WhenRule],
+    more: Mapping[str, Any],
+) -> str:
+    """The text of a space file with these sections, and ``more`` after them."""
     rules = []
     for rule in when:
-        match = {key: [shown(key, value) for value in values] for key, values in rule.match.items()}
+        match = {key: [value_as_file(key, value) for value in values] for key, values in rule.match.items()}
         assigned = {key: value for key, value in rule.set.items() if value is not None or key not in DURATION_KEYS}
         rules.append({"match": match, **({"drop": True} if rule.drop else {"set": assigned})})
     document = {
@@ -114,7 +168,7 @@ def as_file(name: str, data: Data, fixed: Values, axes: Sequence[Axis], when: Se
     return dump(document)
 
 
-def shown(name: str, value: Values) -> object:
+def value_as_file(name: str, value: PartialSettings) -> object:
     """One value of the axis ``name`` as a space file writes it."""
     if name == "duration":
         return {key: number for key, number in value.items() if number is not None}

@@ -1,64 +1,25 @@
-"""Where is what is wrong with a space, and in which words is it said?
+"""Collects errors in a space file and formats them as ``FILE:LINE:COLUMN: path.to.key: message``.
 
-A fault is one line, ``FILE:LINE:COLUMN: path.to.key: what is wrong``; of a value from the command line, the option
-stands where the file's position would.
+For a value from the command line, the option stands in place of file and position.
 """
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from study.errors import SpaceError, did_you_mean, enumerate_names, quote
 from study.settings import EarlyStopping, Fractions, Section
 
 NESTED: Mapping[object, type[Section]] = {"fractions": Fractions, "early_stopping": EarlyStopping}
 
-Where = tuple[str | int, ...]
+# The keys and list positions that lead to a value.
+Location = tuple[str | int, ...]
 AnySection = TypeVar("AnySection", bound=Section)
-
-
-def printable(text: str) -> str:
-    """``text`` on one line and without control characters, whatever a file or a command line put into it."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-class SpaceError(ValueError):
-    """A space that cannot be used; as a string, one line per fault."""
-
-    def __init__(self, *faults: str) -> None:
-        super().__init__("\n".join(map(printable, faults)))
-
-
-def show(value: object) -> str:
-    """A value as a message quotes it."""
-    if isinstance(value, dict | list | tuple) or value is None:
-        return "nothing" if value is None else "a mapping" if isinstance(value, dict) else "a list"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = str(value)
-    return f"'{text[:60]}{'…' if len(text) > 60 else ''}'" if isinstance(value, str) else text
-
-
-def nearest(word: object, known: Iterable[str]) -> str:
-    """The known name that was meant, as the end of a message; empty if none is near."""
-    names = [name for name in itertools.islice(known, 1_000) if len(name) <= 60]
-    text = str(word)[:60]
-    longer = [name for name in names if len(text) > 2 and name.startswith(text)]
-    near = longer or difflib.get_close_matches(text, names, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def listed(words: Iterable[object]) -> str:
-    """The first of many words, as a message lists them."""
-    shown = [str(word) for word in itertools.islice(words, 13)]
-    return ", ".join(f"{word[:60]}…" if len(word) > 60 else word for word in shown[:12]) + ", …" * (len(shown) > 12)
-
 
 EXPECTED = {
     "int": "a whole number",
@@ -76,8 +37,8 @@ EXPECTED = {
 }
 
 
-def wording(error: Any) -> str:
-    """What pydantic found, in the words of a space file."""
+def describe_error(error: Any) -> str:
+    """One of pydantic's errors in the words of a space file."""
     kind, given, context = error["type"], error["input"], error.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
@@ -89,79 +50,88 @@ def wording(error: Any) -> str:
     text = "the text " if isinstance(given, str) and re.fullmatch(r"[-+.\d]\S*", given) else ""
     if kind == "literal_error":
         expected = context["expected"].replace("'", "")
-        near = nearest(given, re.findall(r"\w+", expected)) if isinstance(given, str) else ""
+        near = did_you_mean(given, re.findall(r"\w+", expected)) if isinstance(given, str) else ""
     else:
         expected = next((text for start, text in EXPECTED.items() if kind.startswith(start)), "another value")
-    return f"expected {expected.format(**context)}, got {text}{show(given)}{near}"
+    return f"expected {expected.format(**context)}, got {text}{quote(given)}{near}"
 
 
 def tuples(value: Any) -> Any:
-    """Lists as tuples: pydantic's strict mode, which takes no text for a number, takes no list for a tuple either."""
+    """``value`` with tuples for lists: pydantic's strict mode, which takes no text for a number, accepts no list."""
     if isinstance(value, list):
         return tuple(tuples(item) for item in value)
     return {key: tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-class Faults:
-    """The faults found in the space file ``path`` so far, and the place in it, or the option, of each value."""
+class Diagnostics:
+    """The errors found in the space file ``path`` so far, and the place in it, or the option, of each value."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.places: dict[Where, tuple[str, str]] = {(): (f"{path}:1:1", f"{path}:1:1")}  # of a key, of its value
-        self.found: dict[str, None] = {}
+        self.places: dict[Location, tuple[str, str]] = {(): (f"{path}:1:1", f"{path}:1:1")}  # of a key, of its value
+        self.messages: dict[str, None] = {}
 
-    def add(self, where: Where, message: str, *, key: bool = False) -> None:
-        """Note a fault; of the key itself rather than of its value where ``key`` says so."""
-        end = next(end for end in range(len(where), -1, -1) if where[:end] in self.places)
-        place = self.places[where[:end]][0 if key and end == len(where) else 1]
-        named = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).removeprefix(".")
-        named = "" if not named or place.startswith("--") else f"{named}: "
-        self.found[f"{place}: {named}{message}"] = None
+    def error(self, location: Location, message: str, *, key: bool = False) -> None:
+        """Note an error; of the key itself rather than of its value with ``key``."""
+        end = self._nearest_place(location)
+        place = self.places[location[:end]][0 if key and end == len(location) else 1]
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+        prefix = "" if not path or place.startswith("--") else f"{path}: "
+        self.error_at(place, f"{prefix}{message}")
 
-    def check(self) -> None:
-        """Raise what was found so far."""
-        if self.found:
-            raise SpaceError(*self.found)
+    def error_at(self, place: str, message: str) -> None:
+        """Note an error at a ``place`` of the file, or of an option."""
+        self.messages[f"{place}: {message}"] = None
 
-    def override(self, where: Where, option: str) -> None:
-        """Blame ``option`` from now on for whatever is wrong at ``where``."""
-        self.places = {place: mark for place, mark in self.places.items() if place[: len(where)] != where}
-        self.places[where] = (option, option)
+    def raise_errors(self) -> None:
+        """Raise SpaceError with what was found so far, if anything was."""
+        if self.messages:
+            raise SpaceError(*self.messages)
 
-    def folder(self, where: Where) -> Path:
-        """Where relative paths start."""
-        end = next(end for end in range(len(where), -1, -1) if where[:end] in self.places)
-        return Path.cwd() if self.places[where[:end]][1].startswith("--") else self.path.parent
+    def override(self, location: Location, option: str) -> None:
+        """Attribute to ``option`` from now on whatever is wrong at ``location``."""
+        self.places = {place: mark for place, mark in self.places.items() if place[: len(location)] != location}
+        self.places[location] = (option, option)
 
-    def mapping(self, raw: object, where: Where) -> dict[str, Any]:
+    def base_folder(self, location: Location) -> Path:
+        """The folder that a relative path at ``location`` is relative to."""
+        place = self.places[location[: self._nearest_place(location)]][1]
+        return Path.cwd() if place.startswith("--") else self.path.parent
+
+    def _nearest_place(self, location: Location) -> int:
+        """How many parts of ``location`` lead to the innermost value whose place is known."""
+        return next(end for end in range(len(location), -1, -1) if location[:end] in self.places)
+
+    def mapping(self, raw: object, location: Location) -> dict[str, Any]:
         """``raw`` if it is a mapping; nothing at all is an empty one."""
         if raw is not None and not isinstance(raw, dict):
-            self.add(where, f"expected a mapping, {{key: value}}, got {show(raw)}")
+            self.error(location, f"expected a mapping, {{key: value}}, got {quote(raw)}")
         return raw if isinstance(raw, dict) else {}
 
-    def listing(self, raw: object, where: Where) -> list[Any]:
+    def sequence(self, raw: object, location: Location) -> list[Any]:
         """``raw`` if it is a list; nothing at all is an empty one."""
         if raw is not None and not isinstance(raw, list):
-            self.add(where, f"expected a list, [value, value], got {show(raw)}")
+            self.error(location, f"expected a list, [value, value], got {quote(raw)}")
         return raw if isinstance(raw, list) else []
 
-    def section(self, kind: type[AnySection], raw: object, where: Where) -> AnySection | None:
-        """A validated section, or None and the faults of it."""
-        values = self.mapping(raw, where)
+    def section(self, kind: type[AnySection], raw: object, location: Location) -> AnySection | None:
+        """A validated section, or None with its errors noted."""
+        values = self.mapping(raw, location)
         if raw is not None and values is not raw:
             return None
         try:
             return kind.model_validate(tuples(values), strict=True)
         except ValidationError as error:
-            self.wrong(error, where, kind)
+            self.validation_error(error, location, kind)
             return None
 
-    def wrong(self, error: ValidationError, where: Where, kind: type[Section]) -> None:
-        """Note what pydantic found at ``where``."""
-        for found in error.errors(include_url=False):
-            place = (*where, *found["loc"])
-            if found["type"] == "extra_forbidden":
-                known = NESTED.get(place[-2], kind).model_fields
-                self.add(place, f"unknown key{nearest(place[-1], known) or f'; known are {listed(known)}'}", key=True)
+    def validation_error(self, error: ValidationError, location: Location, kind: type[Section]) -> None:
+        """Note what pydantic found at ``location``."""
+        for detail in error.errors(include_url=False):
+            inner = (*location, *detail["loc"])
+            if detail["type"] == "extra_forbidden":
+                known = NESTED.get(inner[-2], kind).model_fields
+                hint = did_you_mean(inner[-1], known) or f"; known are {enumerate_names(known)}"
+                self.error(inner, f"unknown key{hint}", key=True)
             else:
-                self.add(place, wording(found))
+                self.error(inner, describe_error(detail))

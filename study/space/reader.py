@@ -1,95 +1,41 @@
-"""What does a space file ask for, and where is what it says wrong?
+"""Reads a space file, with the command line's overrides, and reports every error that can be found at once.
 
-All faults that can be found at once are. Paths in a file start at the file's folder, those on the command line at the
-current one.
+Paths in a file are relative to the file's folder, those on the command line to the current one.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study.settings import COMPARED, Data, Reference, Run, Search, Settings
-from study.space import overrides, sources
-from study.space import search_section as searches
-from study.space import yaml_document as document
-from study.space.axes import DURATION_KEYS, Axis, Rule, Values, as_file, combinations, contradiction, shown, within
-from study.space.diagnostics import Faults, Where, listed, nearest, show
-from study.space.setting_values import SETTING_KEYS, ValueReader, several
+from study.errors import did_you_mean, enumerate_names, quote
+from study.settings import COMPARED, Reference, Run, Search, Settings
+from study.space import overrides, sources, yaml_document
+from study.space.axes import (
+    DURATION_KEYS,
+    Axis,
+    PartialSettings,
+    WhenRule,
+    as_file,
+    combinations,
+    is_part,
+    value_as_file,
+)
+from study.space.diagnostics import Diagnostics, Location
+from study.space.search_section import read_search, relevant_axes
+from study.space.setting_values import SETTING_KEYS, ValueReader, is_list_of_values
+from study.space.space import Space
 from study.space.yaml_document import flow
 
 MOST_COMBINATIONS = 100_000
-MOST_COUNTED = 10_000
 TOP_KEYS = ("name", "data", "fixed", "axes", "when", "search", "run", "references")
 NAME = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
-NAMES_OF_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Space:
-    """A valid space, after all overrides.
-
-    ``fixed`` holds every setting that no axis decides, ``text`` is a space file that is read as this very space,
-    ``identities`` says what the data (``"data"``) and each model are by content, ``examples`` counts the data's.
-    """
-
-    name: str
-    data: Data
-    fixed: Values
-    axes: tuple[Axis, ...]
-    when: tuple[Rule, ...]
-    run: Run
-    search: Search
-    references: tuple[Reference, ...]
-    text: str
-    identities: Mapping[str, str]
-    examples: int
-
-    @property
-    def searching(self) -> bool:
-        """Whether a search chooses what is tried."""
-        return self.search.method != "grid"
-
-    @property
-    def searched(self) -> tuple[Axis, ...]:
-        """The axes whose values a search chooses."""
-        return tuple(axis for axis in self.axes if axis.name not in (*self.search.per, "seed"))
-
-    def groups(self) -> list[Values]:
-        """The combinations of the ``per`` axes' values; each has a search of its own."""
-        parts = itertools.product(*(axis.values for axis in self.axes if axis.name in self.search.per))
-        return [{key: value for part in combination for key, value in part.items()} for combination in parts]
-
-    def chosen(self, settings: Values) -> list[dict[str, Any]]:
-        """All settings of the cells, one a seed, of what a search has chosen; none where the space does not hold it.
-
-        ``settings`` are those before any rule.
-        """
-        axes = []
-        for axis in self.axes:
-            part = axis.part(settings)
-            if part is None and axis.name != "seed":
-                return []
-            axes.append(axis if axis.name == "seed" else Axis(name=axis.name, values=(part or {},)))
-        if any(settings.get(key, value) != value for key, value in self.fixed.items()):
-            return []
-        return list(combinations(self.fixed, axes, self.when))
-
-    def choices(self, group: Values) -> int | None:
-        """How many different trials the search of a ``group`` can make; None where there is a range, or very many."""
-        count = math.prod(len(axis.values) for axis in self.searched)
-        if count > MOST_COUNTED or any(axis.range is not None for axis in self.searched):
-            return None
-        return len({repr(settings) for settings in combinations({**self.fixed, **group}, self.searched, self.when)})
-
-    def cells(self) -> Iterator[dict[str, Any]]:
-        """All settings of each combination, as plain JSON values; the first axis varies slowest."""
-        return combinations(self.fixed, self.axes, self.when)
+PlacedRule = tuple[WhenRule, Location]
 
 
 def read(
@@ -101,193 +47,225 @@ def read(
 ) -> Space:
     """Read the space file ``path``, with ``--set KEY=VALUE``, ``--only AXIS=VALUE`` and ``--data SOURCE`` applied.
 
-    Raises SpaceError with every fault that was found.
+    Raises SpaceError with every error that was found.
     """
-    faults = Faults(Path(path))
-    raw = document.read(faults)
+    diagnostics = Diagnostics(Path(path))
+    raw = yaml_document.read(diagnostics)
     if data is not None:
-        raw["data"] = {**faults.mapping(raw.get("data"), ("data",)), "source": data, "examples": None}
-        faults.override(("data", "source"), "--data")
+        raw["data"] = {**diagnostics.mapping(raw.get("data"), ("data",)), "source": data, "examples": None}
+        diagnostics.override(("data", "source"), "--data")
     for text in set:
-        overrides.apply(faults, raw, text)
-    return _Reader(faults).space(raw, only)
+        overrides.apply(diagnostics, raw, text)
+    return _Reader(diagnostics).space(raw, only)
 
 
 class _Reader:
     """Reads a document as a space."""
 
-    def __init__(self, faults: Faults) -> None:
-        self.faults = faults
-        self.settings = ValueReader(faults, train_size=None)
-
-    def rules(self, raw: object) -> list[tuple[Rule, Where]]:
-        """The ``when`` rules, and where each stands."""
-        rules = []
-        for index, item in enumerate(self.faults.listing(raw, ("when",))):
-            where: Where = ("when", index)
-            parts = self.faults.mapping(item, where)
-            for key in parts:
-                if key not in ("match", "set", "drop"):
-                    self.faults.add((*where, key), "unknown key; a rule has match, and set or drop", key=True)
-            match = self.faults.mapping(parts.get("match"), (*where, "match"))
-            if not match:
-                self.faults.add(where, "a rule needs match: {key: value}")
-            wanted = {
-                key: self.settings.values(key, values if several(key, values) else [values], (*where, "match", key))
-                for key, values in match.items()
-                if self.settings.known(key, (*where, "match"))
-            }
-            assigned = self.settings.given(parts.get("set"), (*where, "set"), {})
-            if len(present := [key for key in DURATION_KEYS if key in assigned]) == 1:
-                assigned = {**assigned, **dict.fromkeys(DURATION_KEYS), present[0]: assigned[present[0]]}
-            if (
-                ("set" in parts) == ("drop" in parts)
-                or parts.get("drop", True) is not True
-                or parts.get("set", 1) == {}
-            ):
-                self.faults.add(where, "a rule needs either set: {key: value} or drop: true")
-            rules.append((Rule(match=wanted, set=assigned, drop="drop" in parts), where))
-        return rules
-
-    def references(self, raw: object) -> list[Reference]:
-        """The published results, matched by canonical settings."""
-        references = []
-        for index, item in enumerate(self.faults.listing(raw, ("references",))):
-            where: Where = ("references", index)
-            reference = self.faults.section(Reference, item, where)
-            if reference is None:
-                continue
-            if reference.test_loss is None and reference.test_accuracy is None:
-                self.faults.add(where, "gives neither test_loss nor test_accuracy")
-            match = self.settings.given(item["match"], (*where, "match"), {})
-            references.append(reference.model_copy(update={"match": match}))
-        return references
-
-    def name(self, raw: object) -> str:
-        """The study's name, which becomes a folder's."""
-        name = self.faults.path.stem if raw is None else raw
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            rule = "letters, digits, '.', '_' and '-', at most 100, and neither starts nor ends with '.'"
-            self.faults.add(("name",), f"{show(name)} is no name; a name consists of {rule}")
-        elif NAMES_OF_DEVICES.fullmatch(name):
-            self.faults.add(("name",), f"{show(name)} names a device on Windows, where a study may be copied to")
-        return str(name)
+    def __init__(self, diagnostics: Diagnostics) -> None:
+        self.diagnostics = diagnostics
+        self.values = ValueReader(diagnostics)
 
     def space(self, raw: dict[str, Any], only: Sequence[str]) -> Space:
         """The space of a document, with ``only`` these values of its axes."""
-        for key in raw:
-            if key not in TOP_KEYS:
-                hint = "; it belongs under fixed or axes" if key in SETTING_KEYS else nearest(key, TOP_KEYS)
-                self.faults.add((key,), f"unknown key{hint or f'; known are {listed(TOP_KEYS)}'}", key=True)
-        name = self.name(raw.get("name"))
-        found = sources.data(self.faults, raw.get("data"))
-        if found is not None:
-            self.settings.train_size = found[0].split_sizes(found[2])["train"]
-        claimed: dict[str, Where] = {}
-        fixed = self.settings.given(raw.get("fixed"), ("fixed",), claimed)
-        axes = self.settings.axes(raw.get("axes"), claimed)
-        rules = self.rules(raw.get("when"))
-        run = self.faults.section(Run, raw.get("run"), ("run",))
-        search = searches.search(self.faults, raw.get("search"), axes, run)
-        references = self.references(raw.get("references"))
-        if not any("model" in section for key in ("fixed", "axes") if isinstance(section := raw.get(key), dict)):
-            self.faults.add(("fixed", "model"), "is missing; give a model here or a list of them under axes")
+        self._check_keys(raw)
+        name = self._name(raw.get("name"))
+        resolved = sources.resolve_data(self.diagnostics, raw.get("data"))
+        if resolved is not None:
+            data, _, examples = resolved
+            self.values.train_size = data.split_sizes(examples)["train"]
+        claimed: dict[str, Location] = {}
+        fixed = self.values.mapping(raw.get("fixed"), ("fixed",), claimed)
+        axes = self.values.axes(raw.get("axes"), claimed)
+        rules = self._rules(raw.get("when"))
+        run = self.diagnostics.section(Run, raw.get("run"), ("run",))
+        search = read_search(self.diagnostics, raw.get("search"), axes, run)
+        references = read_references(self.diagnostics, self.values, raw.get("references"))
         for text in only:
-            self.only(axes, text)
-        self.faults.check()
-        assert found is not None
+            self._keep_only(axes, text)
+        self.diagnostics.raise_errors()
+        assert resolved is not None
         assert run is not None
         assert search is not None
-        data, identity, examples = found
-        decided = {key for axis in axes for key in axis.values[0]}
-        defaults = {key: field.default for key, field in Settings.model_fields.items() if key not in decided}
-        fixed = {key: fixed.get(key, default) for key, default in defaults.items()}
-        fixed = {key: list(value) if isinstance(value, tuple) else value for key, value in fixed.items()}
-        if "batch_size" in defaults and "batch_size" not in claimed:
-            self.settings.batch_size(defaults["batch_size"], ("fixed", "batch_size"), "the default, ")
-            self.faults.check()
-        checked = axes if search.method == "grid" else searches.telling(axes, [rule for rule, _ in rules])
-        models, used = self.combinations(fixed, checked, rules, claimed, reshaped=bool(only))
-        sources.content(self.faults, data)
-        more = {
-            **({"search": search.model_dump(mode="json", exclude_defaults=True)} if search != Search() else {}),
-            "run": run.model_dump(mode="json"),
-            "references": [reference.model_dump(mode="json") for reference in references],
-        }
+        data, data_content, examples = resolved
+        complete = self._with_defaults(fixed, axes, claimed)
+        checked = axes if search.method == "grid" else relevant_axes(axes, [rule for rule, _ in rules])
+        models, used = self._check_combinations(complete, checked, rules, claimed, narrowed=bool(only))
+        sources.check_content(self.diagnostics, data)
         return Space(
             name=name,
             data=data,
-            fixed=fixed,
+            fixed=complete,
             axes=tuple(axes),
             when=tuple(used),
             run=run,
             search=search,
             references=tuple(references),
-            text=as_file(name, data, fixed, axes, used, more),
-            identities={"data": identity, **{model: sources.model_identity(model) for model in models}},
+            text=as_file(name, data, complete, axes, used, _other_sections(search, run, references)),
+            identities={model: sources.model_identity(model) for model in models},
+            data_content=data_content,
             examples=examples,
         )
 
-    def combinations(
-        self,
-        fixed: Values,
-        axes: list[Axis],
-        rules: list[tuple[Rule, Where]],
-        claimed: Mapping[str, Where],
-        reshaped: bool,
-    ) -> tuple[list[str], list[Rule]]:
-        """The models of all combinations and the rules that matter; faults of combinations and of useless rules.
+    def _check_keys(self, raw: dict[str, Any]) -> None:
+        for key in raw:
+            if key not in TOP_KEYS:
+                hint = "; it belongs under fixed or axes" if key in SETTING_KEYS else did_you_mean(key, TOP_KEYS)
+                hint = hint or f"; known are {enumerate_names(TOP_KEYS)}"
+                self.diagnostics.error((key,), f"unknown key{hint}", key=True)
+        if not any("model" in section for key in ("fixed", "axes") if isinstance(section := raw.get(key), dict)):
+            self.diagnostics.error(("fixed", "model"), "is missing; give a model here or a list of them under axes")
 
-        Where the command line ``reshaped`` the axes, a rule may have lost what it was for.
+    def _name(self, raw: object) -> str:
+        """The study's name, which becomes a folder's."""
+        name = self.diagnostics.path.stem if raw is None else raw
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            rule = "use letters, digits, '.', '_' and '-', at most 100, without '.' at either end"
+            self.diagnostics.error(("name",), f"invalid name {quote(name)}: {rule}")
+        elif WINDOWS_DEVICES.fullmatch(name):
+            reason = "names a device on Windows, where a study may be copied to"
+            self.diagnostics.error(("name",), f"invalid name {quote(name)}: it {reason}")
+        return str(name)
+
+    def _rules(self, raw: object) -> list[PlacedRule]:
+        """The ``when`` rules, and where each stands."""
+        return [
+            self._rule(item, ("when", index)) for index, item in enumerate(self.diagnostics.sequence(raw, ("when",)))
+        ]
+
+    def _rule(self, item: object, location: Location) -> PlacedRule:
+        parts = self.diagnostics.mapping(item, location)
+        for key in parts:
+            if key not in ("match", "set", "drop"):
+                message = "unknown key; a rule has match, and set or drop"
+                self.diagnostics.error((*location, key), message, key=True)
+        match = self.diagnostics.mapping(parts.get("match"), (*location, "match"))
+        if not match:
+            self.diagnostics.error(location, "a rule needs match: {key: value}")
+        wanted = {
+            key: self.values.values(
+                key, values if is_list_of_values(key, values) else [values], (*location, "match", key)
+            )
+            for key, values in match.items()
+            if self.values.is_known(key, (*location, "match"))
+        }
+        assigned = self.values.mapping(parts.get("set"), (*location, "set"), {})
+        if len(present := [key for key in DURATION_KEYS if key in assigned]) == 1:
+            assigned = {**assigned, **dict.fromkeys(DURATION_KEYS), present[0]: assigned[present[0]]}
+        if ("set" in parts) == ("drop" in parts) or parts.get("drop", True) is not True or parts.get("set", 1) == {}:
+            self.diagnostics.error(location, "a rule needs either set: {key: value} or drop: true")
+        return WhenRule(match=wanted, set=assigned, drop="drop" in parts), location
+
+    def _with_defaults(
+        self, fixed: PartialSettings, axes: Sequence[Axis], claimed: Mapping[str, Location]
+    ) -> PartialSettings:
+        """``fixed`` with the defaults of all settings that neither it nor an axis decides."""
+        decided = {key for axis in axes for key in axis.keys}
+        complete: dict[str, Any] = {}
+        for key, field in Settings.model_fields.items():
+            if key not in decided:
+                value = fixed.get(key, field.default)
+                complete[key] = list(value) if isinstance(value, tuple) else value
+        if "batch_size" in complete and "batch_size" not in claimed:
+            self.values.check_batch_size(complete["batch_size"], ("fixed", "batch_size"), "the default, ")
+            self.diagnostics.raise_errors()
+        return complete
+
+    def _check_combinations(
+        self,
+        fixed: PartialSettings,
+        axes: Sequence[Axis],
+        rules: Sequence[PlacedRule],
+        claimed: Mapping[str, Location],
+        *,
+        narrowed: bool,
+    ) -> tuple[list[str], list[WhenRule]]:
+        """The models of all combinations and the rules that match one; raises SpaceError for invalid combinations.
+
+        Where the command line ``narrowed`` or replaced axes, a rule may match nothing without being an error.
         """
         if (count := math.prod(len(axis.values) for axis in axes)) > MOST_COMBINATIONS:
-            self.faults.add(("axes",), f"make {count:,} combinations; a study has at most {MOST_COMBINATIONS:,}")
-            self.faults.check()
+            message = f"make {count:,} combinations; the limit is {MOST_COMBINATIONS:,}"
+            self.diagnostics.error(("axes",), message)
+            self.diagnostics.raise_errors()
         matched: dict[int, None] = {}
         models: dict[str, None] = {}
-        checked: dict[tuple[Any, ...], str] = {}
-        wrong: dict[str, str] = {}
+        contradictions: dict[tuple[Any, ...], str] = {}
+        examples: dict[str, str] = {}
         for settings in combinations(fixed, axes, [rule for rule, _ in rules], matched):
-            models[str(settings["model"])] = None
-            compared = tuple(settings[key] for key in COMPARED)
-            if compared not in checked:
-                checked[compared] = contradiction(settings)
-                named = ", ".join(f"{key} {flow(settings[key])}" for axis in axes for key in axis.values[0])
-                wrong.setdefault(checked[compared], f" (in the combination {named})" if named else "")
-        wrong.pop("", None)
-        claimed = {**{key: (*where, "set") for rule, where in rules for key in rule.set}, **claimed}
-        for message, combination in wrong.items():
-            where = next((claimed[word] for word in message.split() if word in claimed), ("fixed",))
-            self.faults.add(where, message + combination, key=True)
+            models[settings.model] = None
+            compared = tuple(getattr(settings, key) for key in COMPARED)
+            if compared not in contradictions:
+                contradictions[compared] = settings.contradiction
+                examples.setdefault(settings.contradiction, _combination_in_words(settings, axes))
+        examples.pop("", None)
+        claimed = {**{key: (*location, "set") for rule, location in rules for key in rule.set}, **claimed}
+        for message, combination in examples.items():
+            location = next((claimed[word] for word in message.split() if word in claimed), ("fixed",))
+            self.diagnostics.error(location, message + combination, key=True)
         if not models:
-            self.faults.add(("when",), "leaves no combination of the axes")
-        ranged = {axis.name for axis in axes if axis.range is not None}  # of which only the ends were tried
-        reshaped = reshaped or any(place.startswith("--set") for _, place in self.faults.places.values())
-        for index, (_, where) in enumerate(rules):
-            if index not in matched and not reshaped and not ranged & rules[index][0].match.keys():
-                self.faults.add(where, "matches no combination of the axes")
-        self.faults.check()
-        used = [rule for index, (rule, _) in enumerate(rules) if index in matched or ranged & rule.match.keys()]
+            self.diagnostics.error(("when",), "the rules drop every combination")
+        ranges = {axis.name for axis in axes if axis.range is not None}  # of which only the ends were tried
+        overridden = any(place.startswith("--set") for _, place in self.diagnostics.places.values())
+        for index, (rule, location) in enumerate(rules):
+            if index not in matched and not (narrowed or overridden or ranges & rule.match.keys()):
+                self.diagnostics.error(location, "matches no combination of the axes")
+        self.diagnostics.raise_errors()
+        used = [rule for index, (rule, _) in enumerate(rules) if index in matched or ranges & rule.match.keys()]
         return list(models), used
 
-    def only(self, axes: list[Axis], text: str) -> None:
+    def _keep_only(self, axes: list[Axis], text: str) -> None:
         """Keep the values of an axis that one ``--only AXIS=VALUE[,VALUE]`` names."""
         name, equals, given = text.partition("=")
-        option, where = f"--only {name}", ("only", name)
-        self.faults.override(where, option)
-        position = next((i for i, axis in enumerate(axes) if axis.name == name), None)
+        option = f"--only {name}"
+        location: Location = ("only", name)
+        self.diagnostics.override(location, option)
+        position = next((index for index, axis in enumerate(axes) if axis.name == name), None)
         if position is None or not equals:
-            there = f"the axes are {listed(axis.name for axis in axes)}" if axes else "there are no axes"
-            self.faults.add(where, f"no such axis; {there}" if equals else "expected AXIS=VALUE[,VALUE]")
+            known = f"the axes are {enumerate_names(axis.name for axis in axes)}" if axes else "there are no axes"
+            message = f"no such axis; {known}" if equals else "expected AXIS=VALUE[,VALUE]"
+            self.diagnostics.error(location, message)
             return
         axis = axes[position]
         if axis.range is not None:
-            self.faults.add(where, f"is a range; narrow it with --set '{name}={flow(axis.as_file())}'")
+            hint = f"narrow it with --set '{name}={flow(axis.as_file())}'"
+            self.diagnostics.error(location, f"is a range; {hint}")
             return
-        wanted = self.settings.values(name, document.parse(self.faults, f"[{given}]", where, option), where)
+        raw = yaml_document.parse(self.diagnostics, f"[{given}]", location, option)
+        wanted = self.values.values(name, raw, location)
         for value in wanted:
-            if not any(within(value, held) for held in axis.values):
-                there = listed(flow(shown(name, held)) for held in axis.values)
-                self.faults.add(where, f"no value {flow(shown(name, value))}; there are {there}")
-        kept = tuple(held for held in axis.values if any(within(value, held) for value in wanted))
+            if not any(is_part(value, present) for present in axis.values):
+                known = enumerate_names(flow(value_as_file(name, present)) for present in axis.values)
+                self.diagnostics.error(location, f"no value {flow(value_as_file(name, value))}; there are {known}")
+        kept = tuple(present for present in axis.values if any(is_part(value, present) for value in wanted))
         axes[position] = Axis(name=name, values=kept or axis.values)
+
+
+def read_references(diagnostics: Diagnostics, values: ValueReader, raw: object) -> list[Reference]:
+    """The published results of a ``references`` section, with ``match`` in canonical form."""
+    references = []
+    for index, item in enumerate(diagnostics.sequence(raw, ("references",))):
+        location: Location = ("references", index)
+        reference = diagnostics.section(Reference, item, location)
+        if reference is None:
+            continue
+        if reference.test_loss is None and reference.test_accuracy is None:
+            diagnostics.error(location, "gives neither test_loss nor test_accuracy")
+        match = values.mapping(item["match"], (*location, "match"), {})
+        references.append(reference.model_copy(update={"match": match}))
+    return references
+
+
+def _combination_in_words(settings: Settings, axes: Sequence[Axis]) -> str:
+    values = settings.model_dump(mode="json")
+    words = ", ".join(f"{key} {flow(values[key])}" for axis in axes for key in axis.keys)
+    return f" (in the combination {words})" if words else ""
+
+
+def _other_sections(search: Search, run: Run, references: Sequence[Reference]) -> dict[str, Any]:
+    """The sections that a space file has after axes and rules."""
+    return {
+        **({"search": search.model_dump(mode="json", exclude_defaults=True)} if search != Search() else {}),
+        "run": run.model_dump(mode="json"),
+        "references": [reference.model_dump(mode="json") for reference in references],
+    }

@@ -1,47 +1,49 @@
-"""How does a space file ask for a search, and is it one that can be made?"""
+"""Reads the ``search`` section of a space, and checks it against the axes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from study.errors import enumerate_names, quote
 from study.settings import COMPARED, Run, Search
-from study.space.axes import Axis, Rule
-from study.space.diagnostics import Faults, Where, listed, show
+from study.space.axes import Axis, WhenRule
+from study.space.diagnostics import Diagnostics, Location
 
 
-def search(faults: Faults, raw: object, axes: Sequence[Axis], run: Run | None) -> Search | None:
-    """How combinations of the ``axes`` are chosen, or None and the faults of it; a lone word is the method."""
-    where: Where = ("search",)
-    found = faults.section(Search, {"method": raw} if isinstance(raw, str) else raw, where)
-    if found is None:
+def read_search(diagnostics: Diagnostics, raw: object, axes: Sequence[Axis], run: Run | None) -> Search | None:
+    """How combinations of the ``axes`` are chosen, or None with the errors noted; a lone word is the method."""
+    location: Location = ("search",)
+    search = diagnostics.section(Search, {"method": raw} if isinstance(raw, str) else raw, location)
+    if search is None:
         return None
-    if found.method == "grid":
+    if search.method == "grid":
         for axis in axes:
             if axis.range is not None:
-                told = "a grid takes lists; for a range, give search: {method: random, trials: 20}, or method optuna"
-                faults.add(("axes", axis.name), told)
-        return found
+                hint = "give search: {method: random, trials: 20} or method optuna"
+                diagnostics.error(
+                    ("axes", axis.name), f"a grid needs a list of values, not a range; for a range, {hint}"
+                )
+        return search
     lists = [axis.name for axis in axes if axis.range is None and axis.name != "seed"]
-    for name in found.per:
+    for name in search.per:
         if name == "seed":
-            faults.add((*where, "per"), "every trial is trained with each seed as it is; leave it out")
+            diagnostics.error((*location, "per"), "seed is not allowed: every trial is trained with each seed")
         elif name not in lists:
-            told = f"the lists are {listed(lists)}" if lists else "there is none"
-            faults.add((*where, "per"), f"{show(name)} is no axis with a list of values; {told}")
-    searched = [axis for axis in axes if axis.name not in (*found.per, "seed")]
+            known = f"the lists are {enumerate_names(lists)}" if lists else "there is none"
+            diagnostics.error((*location, "per"), f"{quote(name)} is not an axis with a list of values; {known}")
+    searched = [axis for axis in axes if axis.name not in (*search.per, "seed")]
     if not searched:
-        faults.add(where, "has nothing to choose: give axes beside per and seed")
-    if found.sampler == "cmaes" and (len(searched) < 2 or any(axis.range is None for axis in searched)):
-        told = "cmaes needs ranges, two of them at least, and no lists; give tpe, or put the lists under per"
-        faults.add((*where, "sampler"), told)
-    if found.gpu_hours is not None and run is not None and run.gpu == 0:
-        told = "counts the hours of GPUs, and run.gpu is 0; give trials or examples"
-        faults.add((*where, "gpu_hours"), told)
-    return found
+        diagnostics.error(location, "no axes left to search besides those of `per` and `seed`")
+    if search.sampler == "cmaes" and (len(searched) < 2 or any(axis.range is None for axis in searched)):
+        reason = "cmaes needs at least two ranges and no lists; give tpe, or move the lists to `per`"
+        diagnostics.error((*location, "sampler"), reason)
+    if search.gpu_hours is not None and run is not None and run.gpu == 0:
+        diagnostics.error((*location, "gpu_hours"), "needs run.gpu > 0; or give trials or examples")
+    return search
 
 
-def telling(axes: Sequence[Axis], rules: Sequence[Rule]) -> list[Axis]:
-    """The axes, each with its first value alone where no other can make a combination wrong or a rule match."""
-    matched = {key for rule in rules for values in rule.match.values() for value in values for key in value}
+def relevant_axes(axes: Sequence[Axis], rules: Sequence[WhenRule]) -> list[Axis]:
+    """The axes that can make a combination invalid or a rule match; of the others, the first value alone."""
+    matched = {key for rule in rules for parts in rule.match.values() for part in parts for key in part}
     keys = {*COMPARED, "model", *matched}
-    return [axis if keys & axis.values[0].keys() else Axis(name=axis.name, values=axis.values[:1]) for axis in axes]
+    return [axis if keys & set(axis.keys) else Axis(name=axis.name, values=axis.values[:1]) for axis in axes]

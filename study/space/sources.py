@@ -1,4 +1,4 @@
-"""What do the names and paths in a space stand for, and what are they by content?"""
+"""Resolves model and data names to files or hub ids, and hashes their content."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import json
 import re
 from pathlib import Path
 
-from study.settings import Data
-from study.space.diagnostics import Faults, Where, listed, nearest, show
+from study.errors import did_you_mean, enumerate_names, quote
+from study.settings import BUILT_IN_MODELS, Data
+from study.space.diagnostics import Diagnostics, Location
 from study.space.yaml_document import file_kind
 
-BUILT_IN_MODELS = ("tiny-bert", "tiny-roberta")
-BUILT_IN_DATA = {"builtin:reviews": ("builtin:reviews version 1", 6_000)}  # what it is by content, examples
+BUILT_IN_DATA = {"builtin:reviews": ("builtin:reviews version 1", 6_000)}  # identity by content, examples
 FEWEST_ROWS = 10
 DATA_SUFFIXES = (".parquet", ".csv", ".jsonl")
 FOREIGN_SUFFIXES = (".arrow", ".feather", ".gz", ".json", ".pkl", ".tsv", ".txt", ".xlsx", ".zip")
@@ -23,6 +23,7 @@ MODEL_FILES = (
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 TEXT_TYPE = re.compile(r"(dictionary<values=)?(large_)?string\b")
 LABEL_TYPE = re.compile(TEXT_TYPE.pattern + r"|(dictionary<values=)?(u?int\d+|halffloat|float|double|bool|null)\b")
+SOURCE: Location = ("data", "source")
 
 
 def _sha256(path: Path) -> str:
@@ -31,7 +32,7 @@ def _sha256(path: Path) -> str:
 
 
 def model_identity(model: str) -> str:
-    """The content of a model folder; a name is its own identity."""
+    """The hash of a model folder's content; a name is its own identity."""
     folder = Path(model)
     if not folder.is_absolute():
         return model
@@ -44,7 +45,7 @@ def _model_files(folder: Path) -> list[Path]:
 
 
 def _readable(path: Path) -> bool:
-    """Whether there is a file to be read; opening a pipe would wait for whoever writes to it."""
+    """Whether ``path`` is a file that can be read; opening a pipe would wait for its writer."""
     try:
         if file_kind(path) == "file":
             with path.open("rb") as file:
@@ -55,150 +56,166 @@ def _readable(path: Path) -> bool:
     return False
 
 
-def _wrong_json(path: Path) -> str:
-    """Why a JSON file of a model cannot be one; empty for one that can, and for other files."""
+def _json_problem(path: Path) -> str:
+    """What is wrong with a JSON file of a model; empty for a valid one, and for other files."""
     try:
-        good = path.suffix != ".json" or isinstance(json.loads(path.read_bytes()), dict)
-        return "" if good else f"{path} holds no JSON object"
+        valid = path.suffix != ".json" or isinstance(json.loads(path.read_bytes()), dict)
+        return "" if valid else f"{path} is not a JSON object"
     except UnicodeDecodeError:
         return f"{path} is not UTF-8"
     except (ValueError, RecursionError):
         return f"{path} is not JSON"
 
 
-def model(faults: Faults, name: str, where: Where) -> str | None:
-    """The canonical name of a model: a built-in's, a hub id, or the absolute path of a folder."""
+def resolve_model(diagnostics: Diagnostics, name: str, location: Location) -> str | None:
+    """The canonical name of a model: a built-in's, a hub id, or the absolute path of a folder.
+
+    None, with the errors noted, for a name that is none of these.
+    """
     if name in BUILT_IN_MODELS:
         return name
-    if (folder := located(faults, name, where)) is None:
+    if (folder := resolve_path(diagnostics, name, location)) is None:
         return None
     if file_kind(folder) == "folder" or name.startswith((".", "/", "~")):
-        if file_kind(folder) != "folder":
-            faults.add(where, f"the model folder {folder} does not exist")
-        elif file_kind(folder / "config.json") != "file":
-            faults.add(where, f"the folder {folder} has no config.json; is it one that save_pretrained wrote?")
-        elif not any(folder.glob("*.safetensors")):
-            faults.add(where, f"the folder {folder} has no .safetensors weights; pickled weights are not read")
-        elif wrong := next((path for path in _model_files(folder) if not _readable(path)), None):
-            faults.add(where, f"{wrong} is no file that can be read")
-        elif told := "; ".join(filter(None, map(_wrong_json, _model_files(folder)))):
-            faults.add(where, f"{told}; is the folder one that save_pretrained wrote?")
-        elif _sayable(faults, folder, where):
-            return str(folder.resolve())
+        return _resolve_model_folder(diagnostics, folder, location)
+    if near := "" if "/" in name else did_you_mean(name, BUILT_IN_MODELS):
+        diagnostics.error(location, f"{quote(name)} is neither built in nor a folder{near}")
         return None
-    if near := "" if "/" in name else nearest(name, BUILT_IN_MODELS):
-        faults.add(where, f"{show(name)} is neither built in nor a folder{near}")
-    elif HUB_ID.fullmatch(name):
+    if HUB_ID.fullmatch(name):
         return name
-    else:
-        hint = "a folder's path, or a hub id such as bert-base-uncased"
-        faults.add(where, f"{show(name)} is no model; give {listed(BUILT_IN_MODELS)}, {hint}")
+    known = f"{enumerate_names(BUILT_IN_MODELS)}, a folder's path, or a hub id such as bert-base-uncased"
+    diagnostics.error(location, f"unknown model {quote(name)}; give {known}")
     return None
 
 
-def located(faults: Faults, name: str, where: Where) -> Path | None:
-    """The path that ``name`` would be; None if there is no such user."""
+def _resolve_model_folder(diagnostics: Diagnostics, folder: Path, location: Location) -> str | None:
+    written_by = "is it a folder that save_pretrained wrote?"
+    if file_kind(folder) != "folder":
+        diagnostics.error(location, f"the model folder {folder} does not exist")
+    elif file_kind(folder / "config.json") != "file":
+        diagnostics.error(location, f"the folder {folder} has no config.json; {written_by}")
+    elif not any(folder.glob("*.safetensors")):
+        diagnostics.error(location, f"the folder {folder} has no .safetensors weights; pickled weights are not read")
+    elif unreadable := next((path for path in _model_files(folder) if not _readable(path)), None):
+        diagnostics.error(location, f"{unreadable} is not a readable file")
+    elif problems := "; ".join(filter(None, map(_json_problem, _model_files(folder)))):
+        diagnostics.error(location, f"{problems}; {written_by}")
+    elif _printable_path(diagnostics, folder, location):
+        return str(folder.resolve())
+    return None
+
+
+def resolve_path(diagnostics: Diagnostics, name: str, location: Location) -> Path | None:
+    """The path that ``name`` is; None, with an error noted, if its user does not exist."""
     try:
-        return faults.folder(where) / Path(name).expanduser()
+        return diagnostics.base_folder(location) / Path(name).expanduser()
     except (RuntimeError, ValueError):
-        faults.add(where, f"nobody's home folder is {show(name.split('/')[0])}")
+        diagnostics.error(location, f"unknown user in path {quote(name.split('/')[0])}")
         return None
 
 
-def _sayable(faults: Faults, path: Path, where: Where) -> bool:
-    """Whether a space file can hold this path; a fault if not."""
-    if good := str(path.resolve()).isprintable():
-        return good
-    faults.add(where, f"the path {path} holds a character that cannot be printed")
+def _printable_path(diagnostics: Diagnostics, path: Path, location: Location) -> bool:
+    """Whether a space file can contain this path; an error is noted if not."""
+    if printable := str(path.resolve()).isprintable():
+        return printable
+    diagnostics.error(location, f"the path {path} contains an unprintable character")
     return False
 
 
-def data(faults: Faults, raw: object) -> tuple[Data, str, int] | None:
-    """The data with its source in canonical form, what it is by content, and its number of examples."""
-    data = faults.section(Data, raw, ("data",))
-    where: Where = ("data", "source")
-    if data is None or (path := located(faults, data.source, where)) is None:
+def resolve_data(diagnostics: Diagnostics, raw: object) -> tuple[Data, str, int] | None:
+    """The data with its source in canonical form, its identity by content, and its number of examples.
+
+    None, with the errors noted, for data that cannot be used.
+    """
+    data = diagnostics.section(Data, raw, ("data",))
+    if data is None or (resolved := _resolve_source(diagnostics, data)) is None:
         return None
-    most: int | None = None
-    if data.source in BUILT_IN_DATA:
-        identity, default = BUILT_IN_DATA[data.source]
-        examples = data.examples or default
-    elif "://" in data.source:
-        faults.add(where, f"{show(data.source)} is an address; give a file, a hub id or builtin:reviews")
+    data, identity, available = resolved
+    examples = data.examples or available
+    if examples is None:
+        message = "is missing; give the number of examples of the hub's data set, for planning"
+        diagnostics.error(("data", "examples"), message)
         return None
-    elif path.suffix in DATA_SUFFIXES:
-        if (most := rows(faults, data, path)) is None:
-            return None
-        data = data.model_copy(update={"source": str(path.resolve())})
-        identity, examples = f"sha256:{_sha256(path)}", data.examples or most
-    elif data.source.startswith((".", "/", "~")) or path.suffix in FOREIGN_SUFFIXES or file_kind(path) == "file":
-        faults.add(where, f"{show(data.source)} is no data file; its name must end in {listed(DATA_SUFFIXES)}")
-        return None
-    elif not HUB_ID.fullmatch(data.source):
-        near = nearest(data.source, BUILT_IN_DATA) or "; give a file, a hub id or builtin:reviews"
-        faults.add(where, f"{show(data.source)} is no data set{near}")
-        return None
-    elif data.examples is None:
-        faults.add(("data", "examples"), "is missing: say how many examples the hub's data set has, to plan with")
-        return None
-    else:
-        identity, examples = data.source, data.examples
-    if most is not None and examples > most:
-        faults.add(("data", "examples"), f"asks for {examples:,} examples; {data.source} has {most:,}")
+    if available is not None and data.source not in BUILT_IN_DATA and examples > available:
+        diagnostics.error(("data", "examples"), f"{examples:,} exceeds the {available:,} examples of {data.source}")
         return None
     sizes = data.split_sizes(examples)
     if min(sizes.values()) < 1:
         shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        faults.add(("data", "fractions"), f"of {examples:,} examples these leave a split empty ({shown})")
+        diagnostics.error(("data", "fractions"), f"of {examples:,} examples these leave a split empty ({shown})")
         return None
     return data, identity, examples
 
 
-def rows(faults: Faults, data: Data, path: Path) -> int | None:
-    """How many rows a data file has, or None and the faults of it."""
-    where: Where = ("data", "source")
+def _resolve_source(diagnostics: Diagnostics, data: Data) -> tuple[Data, str, int | None] | None:
+    """The data with its source in canonical form, its identity, and the number of examples that are available."""
+    source = data.source
+    if (path := resolve_path(diagnostics, source, SOURCE)) is None:
+        return None
+    if source in BUILT_IN_DATA:
+        return data, *BUILT_IN_DATA[source]
+    if "://" in source:
+        diagnostics.error(SOURCE, f"{quote(source)} is a URL; give a file, a hub id or builtin:reviews")
+    elif path.suffix in DATA_SUFFIXES:
+        if (rows := count_rows(diagnostics, data, path)) is not None:
+            return data.model_copy(update={"source": str(path.resolve())}), f"sha256:{_sha256(path)}", rows
+    elif source.startswith((".", "/", "~")) or path.suffix in FOREIGN_SUFFIXES or file_kind(path) == "file":
+        suffixes = enumerate_names(DATA_SUFFIXES)
+        diagnostics.error(SOURCE, f"{quote(source)} is not a supported data file; its name must end in {suffixes}")
+    elif not HUB_ID.fullmatch(source):
+        hint = did_you_mean(source, BUILT_IN_DATA) or "; give a file, a hub id or builtin:reviews"
+        diagnostics.error(SOURCE, f"unknown data set {quote(source)}{hint}")
+    else:
+        return data, source, None
+    return None
+
+
+def count_rows(diagnostics: Diagnostics, data: Data, path: Path) -> int | None:
+    """Number of rows of a data file, or None with its errors noted."""
     if file_kind(path) != "file":
-        faults.add(where, f"the file {path} " + ("does not exist" if file_kind(path) == "nothing" else "is no file"))
+        problem = "does not exist" if file_kind(path) == "nothing" else "is not a regular file"
+        diagnostics.error(SOURCE, f"the file {path} {problem}")
         return None
-    if not _sayable(faults, path, where):
+    if not _printable_path(diagnostics, path, SOURCE):
         return None
-    from study.data import files as datafile  # imports pyarrow, which other spaces can do without
+    from study.data import files  # imports pyarrow, which other spaces can do without
 
     try:
-        rows, columns = datafile.describe(path)
+        rows, columns = files.describe(path)
     except (ValueError, OSError) as error:
         kind = path.suffix.removeprefix(".")
-        faults.add(where, f"{path} cannot be read as {kind}: {' '.join(str(error).split())}")
+        diagnostics.error(SOURCE, f"{path} cannot be read as {kind}: {' '.join(str(error).split())}")
         return None
-    good = True
+    usable = True
     for setting, column, type_ in (
         ("text_column", data.text_column, TEXT_TYPE),
         ("label_column", data.label_column, LABEL_TYPE),
     ):
         if column not in columns:
-            hint = nearest(column, columns) or f"; name one of them with data.{setting}"
-            faults.add(
-                ("data", setting), f"{path} has no column {show(column)}, it has {listed(columns) or 'none'}{hint}"
-            )
-            good = False
+            hint = did_you_mean(column, columns) or f"; set data.{setting} to one of them"
+            known = enumerate_names(columns) or "none"
+            diagnostics.error(("data", setting), f"{path} has no column {quote(column)}, it has {known}{hint}")
+            usable = False
         elif path.suffix == ".parquet" and not type_.match(columns[column]):
             wanted = "text" if setting == "text_column" else "labels"
-            faults.add(("data", setting), f"the column {show(column)} of {path} holds {columns[column]}, not {wanted}")
-            good = False
+            message = f"the column {quote(column)} of {path} holds {columns[column]}, not {wanted}"
+            diagnostics.error(("data", setting), message)
+            usable = False
     if rows < FEWEST_ROWS:
-        faults.add(where, f"{path} has {rows} rows; at least {FEWEST_ROWS} are needed")
-    return rows if good and rows >= FEWEST_ROWS else None
+        diagnostics.error(SOURCE, f"{path} has {rows} rows; at least {FEWEST_ROWS} are needed")
+        usable = False
+    return rows if usable else None
 
 
-def content(faults: Faults, data: Data) -> None:
-    """Raise what is wrong with the rows of a data file; all of it has to be read for that."""
+def check_content(diagnostics: Diagnostics, data: Data) -> None:
+    """Raise SpaceError for what is wrong with the rows of a data file; all of it has to be read for that."""
     path = Path(data.source)
     if path.is_absolute():
-        from study.data import files as datafile
+        from study.data import files
 
         try:
-            columns = datafile.read(path, text_column=data.text_column, label_column=data.label_column)
-            datafile.check(*columns, label_values=data.label_values)
+            columns = files.read(path, text_column=data.text_column, label_column=data.label_column)
+            files.check(*columns, label_values=data.label_values)
         except (ValueError, OSError) as error:
-            faults.add(("data", "source"), f"{path}, {' '.join(str(error).split())}")
-    faults.check()
+            diagnostics.error(SOURCE, f"{path}, {' '.join(str(error).split())}")
+    diagnostics.raise_errors()

@@ -1,6 +1,6 @@
-"""Which plain values does the text of a space file hold?
+"""A strict YAML 1.2 loader with size limits that records location each value stands.
 
-YAML 1.2's words and numbers, no tags, no document that outgrows its bounds however often its aliases repeat it.
+Words and numbers are YAML 1.2's; tags are refused, and so is a document whose aliases outgrow the limits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from study.space.diagnostics import EXPECTED, Faults, SpaceError, Where, show
+from study.errors import SpaceError, quote
+from study.space.diagnostics import EXPECTED, Diagnostics, Location
 
 LARGEST_FILE_BYTES = 1_000_000
 LARGEST_DOCUMENT_NODES = 10_000
@@ -21,7 +22,7 @@ DEEPEST_NESTING = 30
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's words and numbers, and documents of bounded size however often they repeat themselves."""
+    """Resolves YAML 1.2's words and numbers, and limits depth and size with all aliases expanded."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012
 
@@ -47,7 +48,7 @@ class _Loader(yaml.SafeLoader):
         else:
             raise yaml.MarkedYAMLError(problem=f"*{event.anchor} contains itself", problem_mark=mark)
         if self.nodes > LARGEST_DOCUMENT_NODES:
-            problem = f"with its aliases written out, the file has more than {LARGEST_DOCUMENT_NODES:,} values"
+            problem = f"with its aliases expanded, the file has more than {LARGEST_DOCUMENT_NODES:,} values"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         return node
 
@@ -74,7 +75,7 @@ for _name, _pattern in _PATTERNS.items():
 
 
 def file_kind(path: Path) -> str:
-    """What lies at ``path``: a folder, a file, something else or nothing."""
+    """The kind of what lies at ``path``: ``folder``, ``file``, ``something else`` or ``nothing``."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -83,7 +84,7 @@ def file_kind(path: Path) -> str:
 
 
 def flow(value: object) -> str:
-    """A value on one line, as a space file would have it."""
+    """A value on one line, as a space file would write it."""
     if value is None:
         return "none"
     options: dict[str, Any] = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True, "width": math.inf}
@@ -91,111 +92,111 @@ def flow(value: object) -> str:
 
 
 def dump(document: object) -> str:
-    """The text of a document, one that :func:`read` reads as the same values."""
+    """The text of a document, which :func:`read` reads as the same values."""
     text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
-def read(faults: Faults) -> dict[str, Any]:
+def read(diagnostics: Diagnostics) -> dict[str, Any]:
     """The file's mapping as plain values, with the place of each."""
-    kind = file_kind(faults.path)
+    kind = file_kind(diagnostics.path)
     if kind != "file":
-        told = {"nothing": "no such file", "folder": "is a folder, not a space file"}.get(kind, "is no file")
-        raise SpaceError(f"{faults.path}:1:1: {told}")
+        problem = {"nothing": "no such file", "folder": "is a folder, not a file"}.get(kind, "is not a regular file")
+        raise SpaceError(f"{diagnostics.path}:1:1: {problem}")
     try:
-        if (size := faults.path.stat().st_size) > LARGEST_FILE_BYTES:
-            raise SpaceError(f"{faults.path}:1:1: has {size:,} bytes; a space has at most {LARGEST_FILE_BYTES:,}")
-        content = faults.path.read_bytes()
+        if (size := diagnostics.path.stat().st_size) > LARGEST_FILE_BYTES:
+            raise SpaceError(f"{diagnostics.path}:1:1: has {size:,} bytes; the limit is {LARGEST_FILE_BYTES:,}")
+        content = diagnostics.path.read_bytes()
     except OSError as error:
-        raise SpaceError(f"{faults.path}:1:1: cannot be read: {error.strerror}") from error
+        raise SpaceError(f"{diagnostics.path}:1:1: cannot be read: {error.strerror}") from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = content[: error.start]
         line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
-        raise SpaceError(f"{faults.path}:{line}:{column}: is not UTF-8; save it as UTF-8 text") from error
-    raw = parse(faults, text, (), None)
-    faults.check()
+        raise SpaceError(f"{diagnostics.path}:{line}:{column}: is not UTF-8; save it as UTF-8 text") from error
+    raw = parse(diagnostics, text, (), None)
+    diagnostics.raise_errors()
     if raw is None:
-        raise SpaceError(f"{faults.path}:1:1: holds nothing; it needs data, fixed and axes at least")
+        raise SpaceError(f"{diagnostics.path}:1:1: is empty; expected at least data, fixed and axes")
     if not isinstance(raw, dict):
-        raise SpaceError(f"{faults.path}:1:1: expected a mapping, {{key: value}}, got {show(raw)}")
+        raise SpaceError(f"{diagnostics.path}:1:1: expected a mapping, {{key: value}}, got {quote(raw)}")
     return raw
 
 
-def parse(faults: Faults, text: str, where: Where, option: str | None) -> Any:
+def parse(diagnostics: Diagnostics, text: str, location: Location, option: str | None) -> Any:
     """The value of a YAML text: the file's, or that of a command-line ``option``."""
     if option:
-        faults.override(where, option)
+        diagnostics.override(location, option)
     try:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = option or f"{faults.path}:{mark.line + 1 if mark else 1}:{mark.column + 1 if mark else 1}"
+        place = option or f"{diagnostics.path}:{mark.line + 1 if mark else 1}:{mark.column + 1 if mark else 1}"
         problem = error.problem or "cannot be read"
         if "expected a single document" in str(error.context):
-            problem = "a second document begins; a space file has one"
+            problem = "a second document starts here; a space file has one"
         raise SpaceError(f"{place}: not valid YAML: {problem}") from error
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1
-        place = option or f"{faults.path}:{line}:{column}"
-        raise SpaceError(f"{place}: not valid YAML: a character that cannot be printed") from error
+        place = option or f"{diagnostics.path}:{line}:{column}"
+        raise SpaceError(f"{place}: not valid YAML: unprintable character") from error
     except (ValueError, OverflowError) as error:
-        raise SpaceError(f"{option or f'{faults.path}:1:1'}: not valid YAML: {error}") from error
-    return None if node is None else _construct(faults, node, where, option)
+        raise SpaceError(f"{option or f'{diagnostics.path}:1:1'}: not valid YAML: {error}") from error
+    return None if node is None else _construct(diagnostics, node, location, option)
 
 
-def _construct(faults: Faults, node: yaml.Node, where: Where, option: str | None) -> Any:
+def _construct(diagnostics: Diagnostics, node: yaml.Node, location: Location, option: str | None) -> Any:
     """The plain value of ``node``."""
-    place = option or f"{faults.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
-    faults.places[where] = (faults.places.get(where, (place, place))[0], place)
+    place = option or f"{diagnostics.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
+    diagnostics.places[location] = (diagnostics.places.get(location, (place, place))[0], place)
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
     if isinstance(node, yaml.ScalarNode) and kind in ("str", *_PATTERNS):
-        return _scalar(faults, kind, node.value, where)
+        return _scalar(diagnostics, kind, node.value, location)
     if isinstance(node, yaml.SequenceNode) and kind == "seq":
-        return [_construct(faults, item, (*where, index), option) for index, item in enumerate(node.value)]
+        return [_construct(diagnostics, item, (*location, index), option) for index, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode) or kind != "map":
-        faults.add(
-            where,
-            f"the tag {show(node.tag.replace('tag:yaml.org,2002:', '!!'))} has no meaning here; leave it out",
+        diagnostics.error(
+            location,
+            f"the tag {quote(node.tag.replace('tag:yaml.org,2002:', '!!'))} is not supported; remove it",
         )
         return None
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         mark = key_node.start_mark
-        here = option or f"{faults.path}:{mark.line + 1}:{mark.column + 1}"
+        here = option or f"{diagnostics.path}:{mark.line + 1}:{mark.column + 1}"
         key = key_node.value
         if not isinstance(key, str) or not key_node.tag.endswith(":str") or not key.isprintable():
-            faults.found[f"{here}: expected a word as key, got {show(key)}"] = None
+            diagnostics.error_at(here, f"expected a word as key, got {quote(key)}")
             continue
         if key in values:
-            first = faults.places[(*where, key)][0].removeprefix(f"{faults.path}:").split(":")[0]
-            faults.places[(*where, key)] = (here, here)
-            faults.add((*where, key), "given twice" + ("" if option else f", first on line {first}"))
+            first = diagnostics.places[(*location, key)][0].removeprefix(f"{diagnostics.path}:").split(":")[0]
+            diagnostics.places[(*location, key)] = (here, here)
+            diagnostics.error((*location, key), "duplicate key" + ("" if option else f", first on line {first}"))
             continue
-        faults.places[(*where, key)] = (here, here)
-        values[key] = _construct(faults, value_node, (*where, key), option)
+        diagnostics.places[(*location, key)] = (here, here)
+        values[key] = _construct(diagnostics, value_node, (*location, key), option)
     return values
 
 
-def _scalar(faults: Faults, kind: str, text: str, where: Where) -> Any:
+def _scalar(diagnostics: Diagnostics, kind: str, text: str, location: Location) -> Any:
     """The value of one word or number."""
     if kind == "str":
         if not text.replace("\n", "").isprintable():
-            faults.add(where, "holds a character that cannot be printed")
+            diagnostics.error(location, "contains an unprintable character")
         return text
     if not _PATTERNS[kind].match(text):
-        faults.add(where, f"expected {EXPECTED.get(kind, 'nothing')}, got {show(text)}")
+        diagnostics.error(location, f"expected {EXPECTED.get(kind, 'nothing')}, got {quote(text)}")
     elif kind == "bool":
         return text.lower() == "true"
     elif kind == "int" and len(text) > 18:
-        faults.add(where, f"the number {show(text)} is too large")
+        diagnostics.error(location, f"the number {quote(text)} is too large")
     elif kind == "int":
         return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
     elif kind == "float":
         value = math.inf if text[-1] in "fFnN" else float(text)
         if math.isfinite(value):
             return value
-        faults.add(where, f"expected a finite number, got {text[:60]}")
+        diagnostics.error(location, f"expected a finite number, got {text[:60]}")
     return None

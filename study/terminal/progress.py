@@ -1,17 +1,13 @@
-"""What does a person see while a study trains?
-
-A table that keeps itself up to date on a terminal, one line per event anywhere else.
-"""
+"""The progress of a study while it trains: a live table on a terminal, one line per event anywhere else."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TextIO
+from typing import Literal, Self
 
 from rich.console import Console, ConsoleRenderable
 from rich.live import Live
@@ -19,11 +15,19 @@ from rich.table import Table
 from rich.text import Text
 
 from study.plan.plan import Trajectory
+from study.records import Epoch
+from study.scoring import ACCURACY, LOSS
 
-State = Literal["waiting", "running", "done", "cut", "failed"]
-STYLES: dict[State, str] = {"waiting": "dim", "running": "", "done": "green", "cut": "yellow", "failed": "bold red"}
-ORDER: Sequence[State] = ("running", "failed", "done", "cut", "waiting")
-ENDED: Sequence[State] = ("done", "cut", "failed")
+RowState = Literal["waiting", "running", "done", "pruned", "failed"]
+STYLES: dict[RowState, str] = {
+    "waiting": "dim",
+    "running": "",
+    "done": "green",
+    "pruned": "yellow",
+    "failed": "bold red",
+}
+ORDER: Sequence[RowState] = ("running", "failed", "done", "pruned", "waiting")
+ENDED: Sequence[RowState] = ("done", "pruned", "failed")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,7 +35,7 @@ class Row:
     """What is known of one trajectory."""
 
     trajectory: Trajectory
-    state: State = "waiting"
+    state: RowState = "waiting"
     epoch: int = 0
     examples: int = 0
     examples_per_second: float | None = None
@@ -40,39 +44,10 @@ class Row:
     error: str | None = None
 
 
-class Lasting:
-    """A stream that may go away, as a pipe's reader or a terminal does: what is printed then is lost, and no error."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> int:
-        """Print; returns the number of characters."""
-        try:
-            return self.stream.write(text)
-        except OSError:
-            self._leave()
-            return len(text)
-
-    def flush(self) -> None:
-        """Print what is held back."""
-        try:
-            self.stream.flush()
-        except OSError:
-            self._leave()
-
-    def _leave(self) -> None:
-        """Let what comes from now on, and what the stream holds back, go nowhere."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-
-
 class Progress:
-    """A :class:`study.execution.tuner.View` of ``trajectories`` on a console; use it as a context.
+    """A :class:`study.execution.tuner.ProgressListener` of ``trajectories`` on a console; use it as a context.
 
-    ``begun`` has the epochs that some ended in earlier runs; a search adds trajectories to those that are known.
+    ``started`` has the number of epochs that earlier starts have completed, by trajectory id.
     """
 
     def __init__(
@@ -80,10 +55,10 @@ class Progress:
         trajectories: Sequence[Trajectory],
         console: Console,
         *,
-        begun: Mapping[str, int] | None = None,
+        started: Mapping[str, int] | None = None,
         searching: bool = False,
     ) -> None:
-        self.begun = begun or {}
+        self.started = started or {}
         self.searching = searching
         self.rows = {trajectory.id: Row(trajectory=trajectory) for trajectory in trajectories}
         self.console = console
@@ -102,61 +77,62 @@ class Progress:
         if self.console.is_terminal:
             self._live.stop()
 
-    def add(self, trajectory: Trajectory) -> None:
-        """There is one more, of a search."""
+    def add_row(self, trajectory: Trajectory) -> None:
+        """Show one more trajectory, which a search has chosen."""
         with self._lock:
             self.rows.setdefault(trajectory.id, Row(trajectory=trajectory))
 
-    def say(self, text: str) -> None:
-        """A line of its own, above the table where there is one."""
-        self.console.print(text, markup=False, highlight=False)
-
-    def started(self, trajectory: str) -> None:
-        """A trajectory begins, or goes on after a failure."""
+    def on_start(self, trajectory: str) -> None:
+        """A trajectory starts, or resumes."""
         row = self.rows[trajectory]
-        again = row.state == "running"
+        restarted = row.state == "running"
         row.state = "running"
-        epochs = self.begun.get(trajectory)
-        self._line(
+        epochs = self.started.get(trajectory)
+        self._log(
             row,
-            "goes on after a failure" if again else f"goes on after epoch {epochs}" if epochs else "started",
+            "resumed after a failure" if restarted else f"resumed after epoch {epochs}" if epochs else "started",
         )
 
-    def reported(self, trajectory: str, result: Mapping[str, Any]) -> None:
-        """A trajectory has ended an epoch."""
+    def on_epoch(self, trajectory: str, epoch: Epoch) -> None:
+        """A trajectory has completed an epoch."""
         row = self.rows[trajectory]
+        loss, accuracy = epoch.validation[LOSS.name], epoch.validation[ACCURACY.name]
         with self._lock:
-            row.epoch, row.examples = result["epoch"], result["examples_seen"]
-            row.train_loss, row.examples_per_second = result["train_loss"], result["examples_per_second"]
-            row.best_accuracy = max(row.best_accuracy or 0.0, result["validation_accuracy"])
-        self._line(
+            row.epoch, row.examples = epoch.epoch, epoch.examples_seen
+            row.train_loss, row.examples_per_second = epoch.train_loss, epoch.examples_per_second
+            row.best_accuracy = max(row.best_accuracy or 0.0, accuracy)
+        self._log(
             row,
             f"epoch {row.epoch}/{row.trajectory.epochs}  train loss {row.train_loss:.3f}  "
-            f"validation loss {result['validation_loss']:.3f}  accuracy {result['validation_accuracy']:.3f}",
+            f"validation loss {loss:.3f}  accuracy {accuracy:.3f}",
         )
 
-    def ended(self, trajectory: str, *, error: str | None, cut: bool = False) -> None:
-        """A trajectory is done, was cut by a trial scheduler, or has failed for good."""
+    def on_end(self, trajectory: str, *, error: str | None, stopped: bool = False) -> None:
+        """A trajectory is done, was stopped by a trial scheduler, or has failed for good."""
         row = self.rows[trajectory]
-        row.state, row.error = "failed" if error else "cut" if cut else "done", error
-        best = (
-            f"best validation accuracy {row.best_accuracy:.3f}" if row.best_accuracy is not None else "no epoch ended"
-        )
-        ended = sum(row.state in ENDED for row in self.rows.values())
-        counted = f"[{ended} done]" if self.searching else f"[{ended}/{len(self.rows)}]"
-        self._line(row, f"{f'FAILED: {error}' if error else f'{row.state}, {best}'}  {counted}")
+        row.state, row.error = "failed" if error else "pruned" if stopped else "done", error
+        best = "no epoch completed"
+        if row.best_accuracy is not None:
+            best = f"best validation accuracy {row.best_accuracy:.3f}"
+        count = f"[{self._ended} done]" if self.searching else f"[{self._ended}/{len(self.rows)}]"
+        self._log(row, f"{f'FAILED: {error}' if error else f'{row.state}, {best}'}  {count}")
 
     def seconds_left(self) -> float | None:
         """An estimate from the rates so far and the number of trajectories that run at once; None without any rate."""
         rates = [row.examples_per_second for row in self.rows.values() if row.examples_per_second]
-        going = [row for row in self.rows.values() if row.state in ("waiting", "running")]
-        at_once = sum(row.state == "running" for row in going)
+        unfinished = [row for row in self.rows.values() if row.state in ("waiting", "running")]
+        at_once = sum(row.state == "running" for row in unfinished)
         if not rates or not at_once:
             return None
-        left = sum(row.trajectory.examples - row.examples for row in going)
-        return left / (at_once * sum(rates) / len(rates))
+        examples = sum(row.trajectory.examples - row.examples for row in unfinished)
+        return examples / (at_once * sum(rates) / len(rates))
 
-    def _line(self, row: Row, text: str) -> None:
+    @property
+    def _ended(self) -> int:
+        return sum(row.state in ENDED for row in self.rows.values())
+
+    def _log(self, row: Row, text: str) -> None:
+        """Print an event on a line of its own, where there is no table."""
         if not self.console.is_terminal:
             self.console.print(
                 f"{time.strftime('%H:%M:%S')}  {row.trajectory.name}  {text}",
@@ -170,43 +146,42 @@ class Progress:
             return self._table()
 
     def _table(self) -> Table:
-        now, left = time.monotonic(), self.seconds_left()
-        ended = sum(row.state in ENDED for row in self.rows.values())
-        spent = f"{ended} of {len(self.rows)} trajectories · {duration(now - self.start)} so far"
+        left = self.seconds_left()
+        elapsed = f"{self._ended} of {len(self.rows)} trajectories · {duration(time.monotonic() - self.start)} so far"
+        remaining = "first epochs running" if left is None else f"about {duration(left)} left"
         table = Table(
-            title=Text(
-                f"{spent} · {'about ' + duration(left) + ' left' if left is not None else 'first epochs running'}"
-            ),
+            title=Text(f"{elapsed} · {remaining}"),
             title_justify="left",
             box=None,
             header_style="bold",
             padding=(0, 2, 0, 0),
         )
-        table.add_column("trajectory", ratio=1)  # the one column that gives way where the terminal is narrow
+        table.add_column("trajectory", ratio=1)  # the one column that shrinks on a narrow terminal
         table.add_column("state", no_wrap=True)
         for name in ("epoch", "train loss", "best val. acc.", "examples/s", "left"):
             table.add_column(name, justify="right", no_wrap=True)
-        room = max(3, self.console.height - 5)
+        most = max(3, self.console.height - 5)
         rows = sorted(self.rows.values(), key=lambda row: ORDER.index(row.state))
-        for row in rows[:room]:
-            self._add(table, row)
-        if len(rows) > room:
-            table.add_row(Text(f"and {len(rows) - room} more", style="dim"))
+        for row in rows[:most]:
+            _add(table, row)
+        if len(rows) > most:
+            table.add_row(Text(f"{len(rows) - most} more", style="dim"))
         return table
 
-    def _add(self, table: Table, row: Row) -> None:
-        rate = row.examples_per_second if row.state == "running" else None
-        left = (row.trajectory.examples - row.examples) / rate if rate else None
-        table.add_row(
-            Text(row.trajectory.name, no_wrap=True, overflow="ellipsis"),
-            row.state if row.error is None else f"{row.state}: {row.error[:40]}",
-            f"{row.epoch}/{row.trajectory.epochs}",
-            "" if row.train_loss is None else f"{row.train_loss:.3f}",
-            "" if row.best_accuracy is None else f"{row.best_accuracy:.3f}",
-            "" if rate is None else f"{rate:,.0f}",
-            "" if left is None else duration(left),
-            style=STYLES[row.state],
-        )
+
+def _add(table: Table, row: Row) -> None:
+    rate = row.examples_per_second if row.state == "running" else None
+    left = (row.trajectory.examples - row.examples) / rate if rate else None
+    table.add_row(
+        Text(row.trajectory.name, no_wrap=True, overflow="ellipsis"),
+        row.state if row.error is None else f"{row.state}: {row.error[:40]}",
+        f"{row.epoch}/{row.trajectory.epochs}",
+        "" if row.train_loss is None else f"{row.train_loss:.3f}",
+        "" if row.best_accuracy is None else f"{row.best_accuracy:.3f}",
+        "" if rate is None else f"{rate:,.0f}",
+        "" if left is None else duration(left),
+        style=STYLES[row.state],
+    )
 
 
 def duration(seconds: float) -> str:

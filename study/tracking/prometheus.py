@@ -1,7 +1,7 @@
-"""What do Prometheus and Ray's dashboard see of a trajectory while it trains?
+"""Prometheus gauges of a trajectory while it trains, which the worker's Ray node exports.
 
-Gauges that the node of the worker exports, each name with ``ray_`` before it. Ray is imported only where gauges are
-made, in a Ray worker: the loop, its tests and the benchmarks run without.
+Each name is exported with ``ray_`` before it. Ray is imported only where gauges are created, in a Ray worker: the loop,
+its tests and the benchmarks run without.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
-from study.records import Epoch, Interval, Record, TrajectoryFolder
+from study.records import Epoch, Interval, Record
+from study.scoring import ACCURACY
+from study.storage import TrajectoryFolder
 
 # The labels of every gauge: the study's folder, the trajectory's readable name, and the name of its folder.
 LABELS = ("study", "trajectory", "id")
@@ -30,10 +32,10 @@ GAUGES: Mapping[str, str] = {
 Publish = Callable[[Mapping[str, float]], None]
 
 
-class Observer:
-    """Turns a trajectory's records into values of :data:`GAUGES` and hands those that may have changed to ``publish``.
+class GaugeObserver:
+    """Turns a trajectory's records into values of :data:`GAUGES` and gives those that may have changed to ``publish``.
 
-    ``past`` are the epochs of earlier processes, after which this one goes on.
+    ``past`` are the epochs of earlier processes, after which this one resumes.
     """
 
     def __init__(self, publish: Publish, *, epochs_planned: int, past: Iterable[Epoch] = ()) -> None:
@@ -44,14 +46,14 @@ class Observer:
         self.non_finite = False
         publish({"study_epochs_planned": epochs_planned, "study_epochs_done": 0, "study_non_finite": 0})
         for epoch in past:
-            self.take(epoch)
+            self.observe(epoch)
 
-    def take(self, record: Record) -> None:
-        """Publish what ``record`` says."""
+    def observe(self, record: Record) -> None:
+        """Publish the values of ``record``."""
         values = {"study_examples_seen": float(record.examples_seen), "study_train_loss": record.train_loss}
         self.non_finite |= not math.isfinite(record.train_loss)
         if isinstance(record, Epoch):
-            self.best = max(self.best, record.validation_accuracy)
+            self.best = max(self.best, record.validation[ACCURACY.name])
             self.non_finite |= record.non_finite_steps > 0
             values["study_epochs_done"] = record.epoch
             values["study_best_validation_accuracy"] = self.best
@@ -61,7 +63,7 @@ class Observer:
         else:
             self.non_finite |= not math.isfinite(record.gradient_norm)
             values["study_gradient_norm"] = record.gradient_norm
-            # Nothing says when the first interval of an epoch, or of a process, began.
+            # When the first interval of an epoch, or of a process, began is not recorded.
             last = self.last if isinstance(self.last, Interval) else record
             rate = (record.examples_seen - last.examples_seen, record.time - last.time)
         if min(rate) > 0:
@@ -70,23 +72,23 @@ class Observer:
         self.publish({**values, "study_non_finite": float(self.non_finite)})
 
     def end(self) -> None:
-        """The trajectory trains no more; what was reached stands."""
+        """The trajectory has stopped training; its other values stay."""
         self.publish({"study_examples_per_second": 0.0})
 
 
-def plain(name: str) -> str:
-    """``name`` in ASCII, which is all that Ray takes for a label: another character fails the worker's trajectory."""
+def ascii_label(name: str) -> str:
+    """``name`` in ASCII, because any other character in a label makes Ray fail the worker's trajectory."""
     return name.replace(" · ", ", ").encode("ascii", "replace").decode()
 
 
 class Repeater:
-    """Says the newest values again and again, from a thread of its own; use it as a context.
+    """Sets the newest values again and again, from a thread of its own; use it as a context.
 
-    Ray exports a gauge that was set since it last exported, at most once a second, and forgets the others.
+    Ray exports the gauges that were set since its last export, at most once a second, and drops the others.
     """
 
-    def __init__(self, say: Publish, *, every_seconds: float = 1.0) -> None:
-        self.say = say
+    def __init__(self, set_gauges: Publish, *, every_seconds: float = 1.0) -> None:
+        self._set_gauges = set_gauges
         self.every_seconds = every_seconds
         self._values: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -94,7 +96,7 @@ class Repeater:
         self._thread = threading.Thread(target=self._repeat, name="metrics", daemon=True)
 
     def publish(self, values: Mapping[str, float]) -> None:
-        """Say these values from now on, and others as before."""
+        """Set these values from now on, and others as before."""
         with self._lock:
             self._values.update(values)
 
@@ -112,27 +114,26 @@ class Repeater:
             over = self._over.wait(self.every_seconds)
             with self._lock:
                 values = dict(self._values)
-            self.say(values)
+            self._set_gauges(values)
 
 
 @contextmanager
-def observed(folder: TrajectoryFolder) -> Iterator[Observer]:
+def observed(folder: TrajectoryFolder) -> Iterator[GaugeObserver]:
     """An observer whose values the node of this Ray worker exports, for as long as the context lasts."""
     from ray.util.metrics import Gauge
 
     config = folder.config()
     assert config is not None, f"{folder.path} was never planned"
-    names = (folder.path.parent.parent.name, config["name"], folder.path.name)
-    labels = {label: plain(name) for label, name in zip(LABELS, names, strict=True)}
-    gauges = {name: Gauge(name, description=told, tag_keys=LABELS) for name, told in GAUGES.items()}
+    values = (folder.study.name, config.name, folder.id)
+    labels = {label: ascii_label(value) for label, value in zip(LABELS, values, strict=True)}
+    gauges = {name: Gauge(name, description=text, tag_keys=LABELS) for name, text in GAUGES.items()}
 
-    def say(values: Mapping[str, float]) -> None:
+    def set_gauges(values: Mapping[str, float]) -> None:
         for name, value in values.items():
             gauges[name].set(value, tags=labels)
 
-    planned = max(policy["max_epochs"] for policy in config["policies"])
-    with Repeater(say) as repeater:
-        observer = Observer(repeater.publish, epochs_planned=planned, past=folder.epochs())
+    with Repeater(set_gauges) as repeater:
+        observer = GaugeObserver(repeater.publish, epochs_planned=config.max_epochs, past=folder.epochs())
         try:
             yield observer
         finally:

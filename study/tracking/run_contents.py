@@ -1,22 +1,25 @@
-"""What should MLflow show of a study and of each of its cells?
+"""What MLflow should show of a study and of each of its cells.
 
-Nothing here talks to MLflow. No text goes out with the credentials of its URLs.
+Nothing here talks to MLflow. No text leaves with the credentials of its URLs.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from study.plan.cell_results import CellResult, scores
-from study.plan.plan import Plan, label
-from study.records import Epoch, Interval, Record, Split, TrajectoryFolder
+from study.credentials import without_credentials
+from study.plan.cell_results import CellResult, CellState
+from study.plan.labels import label
+from study.plan.plan import Plan
+from study.records import Epoch, Interval, Manifest, Record, Split, TrajectoryRecords
+from study.scoring import METRICS
 from study.stopping import best_epoch
+from study.storage import StudyFolder, TrajectoryFolder
 
 INTERVAL_METRICS = {
     "train/loss": "train_loss",
@@ -27,8 +30,6 @@ EPOCH_METRICS = {
     "train/epoch": "epoch",
     "train/epoch_loss": "train_loss",
     "train/epoch_seconds": "train_seconds",
-    "validation/loss": "validation_loss",
-    "validation/accuracy": "validation_accuracy",
     "health/gradient_norm": "gradient_norm_mean",
     "health/gradient_norm_max": "gradient_norm_max",
     "health/update_ratio": "update_ratio",
@@ -38,19 +39,10 @@ EPOCH_METRICS = {
     "health/logit_std": "logit_std",
     "health/non_finite_steps": "non_finite_steps",
 }
-CHOSEN_METRICS = {
-    "test/loss": "test_loss",
-    "test/accuracy": "test_accuracy",
-    "chosen/epoch": "epoch",
-    "chosen/validation_loss": "validation_loss",
-    "chosen/validation_accuracy": "validation_accuracy",
-}
-STUDY_FILES = ("study.json", "space.yaml", "plan.json")
-TRAJECTORY_FILES = ("config.json", "history.jsonl", "outcome.json")
-SECRETS = "password|passwd|pwd|token|secret|key|sig|auth|credential"
+SPLITS: tuple[Split, ...] = ("validation", "test")
 RUN_STATUS = {"complete": "FINISHED", "failed": "FAILED"}
 
-Unfinished = Literal["RUNNING", "KILLED"]  # what the runs are that have not ended
+Unfinished = Literal["RUNNING", "KILLED"]  # the status of runs that have not ended
 
 
 class Point(NamedTuple):
@@ -62,29 +54,8 @@ class Point(NamedTuple):
     step: int
 
 
-def without_credentials(text: str) -> str:
-    """``text`` without the ``user:password@`` of its URLs and without passwords and tokens in their queries.
-
-    A slash, a quotation mark and an @ cannot stand in a URL's password, but they do.
-    """
-    text = re.sub(r"(?<=://)([^/:@\s'\"]*:\S*|[^/\s'\"]*)@", "", text)
-    return re.sub(rf"(?i)([?&;#][\w-]*(?:{SECRETS})[\w-]*=)[^&;\s'\"]+", r"\1***", text)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as one level of text, keys joined by dots, without credentials."""
-    result: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-            result[f"{prefix}{key}"] = without_credentials(text)
-    return result
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class RunContents:
     """What MLflow should hold of one run. ``files`` are artifacts, by artifact path."""
 
     status: str
@@ -95,97 +66,112 @@ class Wanted:
     end: float | None = None
 
 
-def of_study(
-    manifest: Mapping[str, Any], plan: Plan, states: Sequence[str], *, folder: Path, unfinished: Unfinished
-) -> Wanted:
-    """What MLflow should hold of the whole, whose cells are in ``states``, in the plan's order."""
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as one level of text, keys joined by dots, without credentials."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+            flat[f"{prefix}{key}"] = without_credentials(text)
+    return flat
+
+
+def study_contents(
+    manifest: Manifest, plan: Plan, states: Sequence[CellState], *, folder: StudyFolder, unfinished: Unfinished
+) -> RunContents:
+    """What MLflow should hold of the study, whose cells are in ``states``, in the plan's order."""
     counts = {f"cells.{state}": str(states.count(state)) for state in ("complete", "failed", "running", "planned")}
     status: str = unfinished
     if states.count("complete") == len(states) and not plan.open:
         status = "FINISHED"
     elif "failed" in states and (unfinished == "KILLED" or not {"running", "planned"} & set(states)):
         status = "FAILED"
-    told = flat({key: value for key, value in manifest.items() if key not in ("space", "tracking")})
-    if "git.commit" in told:
-        told["mlflow.source.git.commit"] = told["git.commit"]  # MLflow's UI shows it as the version
-    return Wanted(
+    tags = flatten({key: value for key, value in manifest.to_json().items() if key != "tracking"})
+    if "git.commit" in tags:
+        tags["mlflow.source.git.commit"] = tags["git.commit"]  # MLflow's UI shows it as the version
+    reports = {f"report/{path.relative_to(folder.path)}": path for path in folder.report_files()}
+    return RunContents(
         status=status,
-        tags={"axes": ", ".join(plan.axes), "cells": str(len(states)), **counts, **told},
-        files={f"study/{name}": folder / name for name in STUDY_FILES} | _report(folder),
+        tags={"axes": ", ".join(plan.axes), "cells": str(len(states)), **counts, **tags},
+        files={f"study/{path.name}": path for path in folder.description_files} | reports,
     )
 
 
-def of_cell(
+def cell_contents(
     result: CellResult,
     *,
-    state: str,
-    history: Sequence[Record],
+    records: TrajectoryRecords,
     folder: TrajectoryFolder,
-    held: Mapping[str, str],
+    known_tags: Mapping[str, str],
     trial: int | None,
     unfinished: Unfinished,
-) -> Wanted:
-    """What MLflow should hold of a cell; of its metrics, those that the run with the tags ``held`` lacks.
+) -> RunContents:
+    """What MLflow should hold of a cell; of its metrics, those that the run with the tags ``known_tags`` lacks.
 
     ``trial`` is the number of the search's trial that chose it.
     """
     cell, outcome = result.cell, result.outcome
-    until = result.last.examples_seen if state == "complete" and result.last else math.inf
-    records = [record for record in history if record.examples_seen <= until]
+    until = result.last.examples_seen if result.state == "complete" and result.last else math.inf
+    own = [record for record in records.history if record.examples_seen <= until]
     tags = {
         "trajectory": cell.trajectory,
         "trained_by": result.trained_by,
-        "derived": str(result.trained_by != cell.id).lower(),
-        "status": state,
+        "derived": str(result.derived).lower(),
+        "status": result.state,
         "stop_reason": result.stop_reason or "none",
         "chosen_epoch": str(result.chosen.epoch) if result.chosen else "none",
-        "records": str(len(records)),
+        "records": str(len(own)),
     }
     if trial is not None:
         tags["trial"] = str(trial)
     if outcome is not None:
         tags |= {"precision": outcome.precision, "device": outcome.device}
     tags["error"] = (outcome.error if outcome is not None else None) or ""
-    metrics = [point for record in records[int(held.get("records", 0)) :] for point in points(record)]
-    if (held.get("status"), held.get("stop_reason")) != ("complete", tags["stop_reason"]):
-        metrics += final_points(result, [record for record in history if isinstance(record, Epoch)])
-    params = flat(cell.settings)
-    if isinstance(stopping := cell.settings.get("early_stopping"), Mapping):
-        params["early_stopping"] = label("early_stopping", stopping)
-    return Wanted(
-        status=RUN_STATUS.get(state, unfinished),
-        tags={key: without_credentials(value) for key, value in tags.items() if value or key in held},
+    metrics = [point for record in own[int(known_tags.get("records", 0)) :] for point in points(record)]
+    if (known_tags.get("status"), known_tags.get("stop_reason")) != ("complete", tags["stop_reason"]):
+        metrics += final_points(result, records.epochs)
+    params = flatten(cell.settings.model_dump(mode="json"))
+    if cell.settings.early_stopping is not None:
+        params["early_stopping"] = label("early_stopping", cell.settings.early_stopping)
+    return RunContents(
+        status=RUN_STATUS.get(result.state, unfinished),
+        tags={key: without_credentials(value) for key, value in tags.items() if value or key in known_tags},
         params=params,
         metrics=metrics,
-        files=_files_of_cell(result, folder),
-        end=records[-1].time if records else None,
+        files=_cell_files(result, folder),
+        end=own[-1].time if own else None,
     )
 
 
 def points(record: Record) -> list[Point]:
-    """What MLflow is told of one record, against examples seen."""
-    return _metrics(record, INTERVAL_METRICS if isinstance(record, Interval) else EPOCH_METRICS)
+    """The points of one record, against examples seen."""
+    if isinstance(record, Interval):
+        return _points(record, {key: getattr(record, name) for key, name in INTERVAL_METRICS.items()})
+    values = {key: getattr(record, name) for key, name in EPOCH_METRICS.items()}
+    return _points(record, values | {f"validation/{name}": score for name, score in record.validation.items()})
 
 
 def final_points(result: CellResult, epochs: Sequence[Epoch]) -> list[Point]:
-    """The scores of a complete cell's chosen checkpoint, and the best on validation, each where it was reached."""
-    if result.state != "complete" or result.last is None or result.chosen is None:
+    """The scores of a complete cell's selected checkpoint, and the best on validation, each where it was reached."""
+    chosen = result.chosen
+    if result.state != "complete" or result.last is None or chosen is None:
         return []
-    history = scores(epochs[: result.last.epoch])
-    metrics = _metrics(result.chosen, CHOSEN_METRICS)
-    for metric in ("loss", "accuracy"):
-        if best := best_epoch(history, metric):
-            metrics += _metrics(epochs[best - 1], {f"best/validation_{metric}": f"validation_{metric}"})
-    return metrics
+    values = {f"test/{name}": score for name, score in (chosen.test or {}).items()}
+    values |= {"chosen/epoch": chosen.epoch}
+    values |= {f"chosen/validation_{name}": score for name, score in chosen.validation.items()}
+    final = _points(chosen, values)
+    history = [epoch.validation for epoch in epochs[: result.last.epoch]]
+    for name in METRICS:
+        if best := best_epoch(history, name):
+            final += _points(epochs[best - 1], {f"best/validation_{name}": history[best - 1][name]})
+    return final
 
 
-def _metrics(record: Record, names: Mapping[str, str]) -> list[Point]:
-    values = {key: getattr(record, name) for key, name in names.items()}
-    return [
-        Point(key, float(value), milliseconds(record.time), record.examples_seen)
-        for key, value in values.items()
-        if value is not None
-    ]
+def _points(record: Record, values: Mapping[str, float]) -> list[Point]:
+    time, step = milliseconds(record.time), record.examples_seen
+    return [Point(key, float(value), time, step) for key, value in values.items()]
 
 
 def milliseconds(time: float) -> int:
@@ -193,22 +179,13 @@ def milliseconds(time: float) -> int:
     return round(1000 * time)
 
 
-def _files_of_cell(result: CellResult, folder: TrajectoryFolder) -> dict[str, Path]:
-    """The predictions of a complete cell's chosen checkpoint; the owner keeps the ended trajectory's records too."""
+def _cell_files(result: CellResult, folder: TrajectoryFolder) -> dict[str, Path]:
+    """The predictions of a complete cell's selected checkpoint; for the owner, an ended trajectory's records too."""
     files: dict[str, Path] = {}
     if result.state == "complete" and result.chosen is not None:
-        splits: tuple[Split, ...] = ("validation", "test")
-        files = {
-            f"predictions/{split}.parquet": folder.predictions_path(result.chosen.epoch, split) for split in splits
-        }
-    if result.outcome is not None and result.trained_by == result.cell.id:
-        files |= {f"trajectory/{name}": folder.path / name for name in TRAJECTORY_FILES}
-        for path in folder.path.glob("predictions/*.parquet"):
-            files[f"trajectory/predictions/{path.name}"] = path
+        epoch = result.chosen.epoch
+        files = {f"predictions/{split}.parquet": folder.predictions_path(epoch, split) for split in SPLITS}
+    if result.outcome is not None and not result.derived:
+        for path in (*folder.record_files, *folder.prediction_files()):
+            files[f"trajectory/{path.relative_to(folder.path)}"] = path
     return {name: path for name, path in files.items() if path.exists()}
-
-
-def _report(folder: Path) -> dict[str, Path]:
-    """The report on the study, where one was written."""
-    names = ["report.html", "report.md", *(f"figures/{path.name}" for path in folder.glob("figures/*.svg"))]
-    return {f"report/{name}": folder / name for name in sorted(names) if (folder / name).exists()}

@@ -1,6 +1,6 @@
-"""What does the loop add up between two records, and how does it reach them?
+"""Running sums of one logging interval, kept on the device, and of an epoch, on the host.
 
-Sums are kept and divided once, when a record is made, so that a ragged last batch counts for what it holds.
+Sums are divided once, when a record is made, so that a ragged last batch counts for what it holds.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 
-class StepSums:
-    """What an interval's optimizer steps add up: on the device, so that no step waits for it."""
+class IntervalSums:
+    """The sums over an interval's optimizer steps, on the device, so that no step waits for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.loss, self.norm, self.norm_max, self.non_finite = torch.zeros(4, dtype=torch.float64, device=device)
         self.examples = 0
         self.steps = 0
 
-    def add(self, loss: torch.Tensor, norm: torch.Tensor, examples: int) -> None:
-        """Count one step over ``examples`` whose losses add up to ``loss``, with the gradient's ``norm``."""
+    def count_step(self, loss: torch.Tensor, norm: torch.Tensor, examples: int) -> None:
+        """Count one step over ``examples`` whose losses sum to ``loss``, with the gradient's ``norm``."""
         self.loss += loss
         self.norm += norm
         self.norm_max = torch.maximum(self.norm_max, norm.to(self.norm_max.dtype))
@@ -29,11 +29,11 @@ class StepSums:
         self.examples += examples
         self.steps += 1
 
-    def home(self, *, update_ratio: torch.Tensor, started: float) -> Sums:
-        """Bring the sums from the device, the one wait of an interval, which then ends (``perf_counter``)."""
+    def to_host(self, *, update_ratio: torch.Tensor, started: float) -> TrainingSums:
+        """Copy the sums to the host: the only device sync of an interval, which began at ``started`` (perf_counter)."""
         values = [self.loss, self.norm, self.norm_max, self.non_finite, update_ratio.to(self.loss.dtype)]
         loss, norm, norm_max, non_finite, ratio = torch.stack(values).tolist()
-        return Sums(
+        return TrainingSums(
             loss=loss,
             norm=norm,
             norm_max=norm_max,
@@ -46,11 +46,11 @@ class StepSums:
         )
 
 
-@dataclass(slots=True)
-class Sums:
+@dataclass(slots=True, kw_only=True)
+class TrainingSums:
     """The same as plain numbers, of one interval or of all intervals of an epoch so far.
 
-    ``update_ratio`` adds up one number for each of ``intervals``, ``seconds`` the time spent on training alone.
+    ``update_ratio`` adds one number for each of ``intervals``; ``seconds`` is the time spent on training alone.
     """
 
     loss: float = 0.0
@@ -63,8 +63,8 @@ class Sums:
     intervals: int = 0
     seconds: float = 0.0
 
-    def add(self, interval: Sums) -> None:
-        """Count an interval; a NaN stays NaN."""
+    def merge(self, interval: TrainingSums) -> None:
+        """Include an interval; a NaN stays NaN."""
         self.loss += interval.loss
         self.norm += interval.norm
         self.norm_max = float(np.maximum(self.norm_max, interval.norm_max))

@@ -1,6 +1,6 @@
-"""In which order does an epoch see the training examples, and where within it is something logged?
+"""The order in which an epoch sees the training examples, and the batches after which something is logged.
 
-A pure function of the seed and the epoch, so that a run that goes on needs to know only where it stood.
+A pure function of the seed and the epoch, so that a run that resumes needs to know only where it stood.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Padding that costs less than this part of all positions is cheaper than a less random order.
+# Padding that is less than this share of all positions is cheaper than a less random order.
 PADDING_WORTH_SORTING = 0.05
 BATCHES_PER_BUCKET_WINDOW = 50
 
@@ -20,9 +20,9 @@ def epoch_order(lengths: npt.NDArray[Any], *, batch_size: int, seed: int, epoch:
     """Positions ``[n]`` of the training examples, whose ``lengths`` are in tokens, in the order of one epoch.
 
     A uniform permutation where padding everything to the longest costs at most 5 %. Where it costs more, each stretch
-    of 50 batches of that permutation is sorted by length and its batches shuffled: which stretch an example falls into
-    and the order of the batches stay random, which examples share a batch follows their lengths. The epoch's last,
-    smaller batch is cut out of the last stretch at a random place, so that it holds no particular lengths.
+    of 50 batches of that permutation is sorted by length and its batches shuffled: an example's stretch and the order
+    of the batches stay random, but examples of like length share a batch. The epoch's last, smaller batch is taken out
+    of the last stretch at a random place, so that it holds no particular lengths.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))

@@ -1,4 +1,4 @@
-"""What does the device allow: which precision is fast on it, how many examples fit, which generators does it hold?"""
+"""The device: which precision is fast on it, how many examples fit, its memory and its random generators."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from typing import Any, Literal
 
 import torch
 
-Precision = Literal["float32", "bfloat16"]
+from study.records import Precision
+from study.settings import LARGEST_MICRO_BATCH
 
 # glibc's malloc.h: how much may lie free at the heap's end, how many blocks may be mapped, how many heaps there may be.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 # Larger micro-batches gain nothing on a CPU, whose caches they leave.
 CPU_MICRO_BATCH = 64
-# The largest that is tried on an accelerator before halving.
-LARGEST_MICRO_BATCH = 512
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a primitive", "could not create a memory")
 
 
 def find_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
+    """The accelerator if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -71,18 +70,18 @@ def start_micro_batch(wanted: Literal["auto"] | int, batch_size: int, device: to
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory did not suffice.
+    """Whether torch reports that memory did not suffice.
 
-    On the CPU it has no exception of its own for that, and oneDNN does not tell it from other reasons; taking one of
-    those for it costs a few tries with less, after which the same error is raised.
+    On the CPU it has no exception class for that, and oneDNN does not distinguish it from other reasons; mistaking one
+    of those for it costs a few tries with less, after which the same error is raised.
     """
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CPU_OUT_OF_MEMORY)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what activations leave for those of the next step, instead of asking the system for it each time.
+    """Let glibc keep the memory of freed activations for the next step, instead of returning it to the system.
 
-    To be called before the first large allocation of the process; changes nothing where the C library is another.
+    To be called before the first large allocation of the process; has no effect with another C library.
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -91,8 +90,8 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def give_back_memory() -> None:
-    """Give the system, and other processes on the accelerator, what is no longer used."""
+def release_memory() -> None:
+    """Return unused memory to the system and to other processes on the accelerator."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -100,36 +99,19 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-class Meter:
-    """How much of an accelerator this process uses; right where no other process uses it at the same time.
+def reset_peak_memory(device: torch.device) -> None:
+    """Measure the peak of :func:`memory_bytes` from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
-    Memory is known on CUDA, utilisation where NVIDIA's management library is installed too (nvidia-ml-py).
-    """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.busy: list[float] = []
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-    def sample(self) -> None:
-        """Look at the accelerator once, while it works."""
-        if self.device.type == "cuda":
-            with suppress(Exception):  # the library has errors of its own, where a part of a GPU has no such number
-                self.busy.append(torch.cuda.utilization(self.device) / 100)
-
-    @property
-    def utilisation(self) -> float | None:
-        """The mean share of the time in which the accelerator was busy."""
-        return sum(self.busy) / len(self.busy) if self.busy else None
-
-    def memory_bytes(self) -> tuple[int, int] | tuple[None, None]:
-        """The most that this process held of the accelerator, and all that it has."""
-        if self.device.type != "cuda":
-            return None, None
-        free, whole = torch.cuda.mem_get_info(self.device)
-        context = whole - free - torch.cuda.memory_reserved(self.device)
-        return torch.cuda.max_memory_reserved(self.device) + max(context, 0), whole
+def memory_bytes(device: torch.device) -> tuple[int, int] | tuple[None, None]:
+    """The most memory that this process held of the accelerator, and all that it has; None on a CPU."""
+    if device.type != "cuda":
+        return None, None
+    free, total = torch.cuda.mem_get_info(device)
+    context = total - free - torch.cuda.memory_reserved(device)
+    return torch.cuda.max_memory_reserved(device) + max(context, 0), total
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""How good is a checkpoint on a split, and what do its predictions look like?"""
+"""Scores of a checkpoint on a split, and statistics of its predictions."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from scipy.special import log_softmax
 
 from study.data.dataset import Encoded
 from study.models.classifier import Classifier
-from study.records import Predictions
-from study.training.devices import Precision, autocast
+from study.records import Precision
+from study.scoring import Predictions, Scores, score
+from study.training.devices import autocast
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 1024}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Scores of one split (see :class:`study.records.Epoch` for units) and the predictions they are made of."""
+    """Scores of one split by metric, what its predictions look like (see :class:`study.records.Epoch`), and they."""
 
-    loss: float
-    accuracy: float
+    scores: Scores
     majority_share: float
     entropy: float
     confidence: float
@@ -32,7 +32,7 @@ class Evaluation:
 
 
 def evaluate(model: Classifier, split: Encoded, *, device: torch.device, precision: Precision) -> Evaluation:
-    """Score ``split`` with dropout off. Texts are taken by length, so that little is padded; the order is put back."""
+    """Evaluate ``split`` with dropout off, in batches of like length; predictions are in the split's own order."""
     order = np.argsort(np.asarray(split.lengths), kind="stable")
     ids, lengths = np.asarray(split.input_ids), np.asarray(split.lengths)
     size = EVALUATION_BATCH.get(device.type, EVALUATION_BATCH["cpu"])
@@ -54,18 +54,17 @@ def evaluate(model: Classifier, split: Encoded, *, device: torch.device, precisi
     sorted_logits = torch.cat(parts).cpu().numpy()
     logits = np.empty_like(sorted_logits)
     logits[order] = sorted_logits
-    return score(Predictions(example_id=np.asarray(split.ids), label=np.asarray(split.labels), logits=logits))
+    return summarize(Predictions(example_id=np.asarray(split.ids), label=np.asarray(split.labels), logits=logits))
 
 
-def score(predictions: Predictions) -> Evaluation:
-    """Scores of ``predictions``, summed in float64 and divided once; all NaN where a logit is not finite."""
+def summarize(predictions: Predictions) -> Evaluation:
+    """The evaluation that ``predictions`` give, in float64; all numbers are NaN where a logit is not finite."""
     logits: npt.NDArray[np.float64] = predictions.logits.astype(np.float64)
     n, classes = logits.shape
-    if not np.isfinite(logits).all():
+    if not predictions.finite:
         nan = math.nan
         return Evaluation(
-            loss=nan,
-            accuracy=nan,
+            scores=score(predictions),
             majority_share=nan,
             entropy=nan,
             confidence=nan,
@@ -74,11 +73,9 @@ def score(predictions: Predictions) -> Evaluation:
         )
     log_p = log_softmax(logits, axis=1)
     p = np.exp(log_p)
-    predicted = logits.argmax(axis=1)
     return Evaluation(
-        loss=float(-log_p[np.arange(n), predictions.label].sum() / n),
-        accuracy=int((predicted == predictions.label).sum()) / n,
-        majority_share=int(np.bincount(predicted, minlength=classes).max()) / n,
+        scores=score(predictions),
+        majority_share=int(np.bincount(logits.argmax(axis=1), minlength=classes).max()) / n,
         entropy=float(-(p * log_p).sum() / n),
         confidence=float(p.max(axis=1).sum() / n),
         logit_std=float(logits.std(axis=0).mean()),

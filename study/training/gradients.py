@@ -1,7 +1,7 @@
-"""What is the gradient of one effective batch, on a device that may hold only a part of it at a time?
+"""The gradient of one effective batch, on a device that may hold only a part of it at a time.
 
 It is that of the mean loss over the batch's examples, whatever the micro-batch: each micro-batch adds the sum over its
-examples divided by the number of the whole batch's.
+examples divided by the size of the whole batch.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from study.data.dataset import Encoded
 from study.models.classifier import Classifier
+from study.records import Precision
 from study.settings import Settings
 from study.training.devices import (
-    Precision,
     autocast,
     is_out_of_memory,
     random_state,
@@ -45,21 +45,22 @@ class Gradients:
         self.set_order(np.arange(len(self.lengths)))
 
     def set_order(self, order: npt.NDArray[np.int64]) -> None:
-        """Take examples in this order (positions in the training split) from now on."""
+        """Use examples in this order (positions in the training split) from now on."""
         self.order = order
         self.device_order = torch.from_numpy(order).to(self.device)
 
-    def add(self, window: range) -> tuple[torch.Tensor, bool]:
+    def accumulate(self, window: range) -> tuple[torch.Tensor, bool]:
         """Add the gradient of the mean loss over a window of the order; the sum of its losses, and whether it fitted.
 
-        Where memory does not suffice, what was added is dropped, the micro-batch halved for good, and the window begun
-        again with the random numbers that it had begun with. Raises what torch raises when not even one example fits.
+        Where memory does not suffice, what was added is dropped, the micro-batch halved for good, and the window
+        started again with the random numbers that it had started with. Raises torch's own error when not even one
+        example fits.
         """
         fitted = True
         while True:
             generators = random_state(self.device)
             try:
-                return self._accumulate(window), fitted
+                return self._backward(window), fitted
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self.micro_batch_size == 1:
                     raise
@@ -71,7 +72,7 @@ class Gradients:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _accumulate(self, window: range) -> torch.Tensor:
+    def _backward(self, window: range) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=self.device)
         for start in range(0, len(window), self.micro_batch_size):
             ids, lengths, index = self._gather(window[start : start + self.micro_batch_size])
@@ -83,7 +84,7 @@ class Gradients:
         return total
 
     def _gather(self, window: range) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Ids, lengths (None where nothing is padded) and positions of a window, cut to its longest text."""
+        """Ids, lengths (None where nothing is padded) and positions of a window, no longer than its longest text."""
         lengths = self.lengths[self.order[window.start : window.stop]]
         longest = self.ids.shape[1] if self.one_length else int(lengths.max())
         index = self.device_order[window.start : window.stop]

@@ -1,8 +1,8 @@
-"""How is one model fine-tuned?
+"""The fine-tuning loop: a generator of records.
 
-The loop is a generator that yields an :class:`~study.records.Interval` every so many examples and an
-:class:`EpochEnd` after every epoch; whoever drives it may save its :meth:`FineTuning.state` at each of them and go on
-from there later, to the bit. It knows neither files nor Ray.
+It yields an :class:`~study.records.Interval` every so many examples and an :class:`EpochEnd` after every epoch; the
+caller may save :meth:`FineTuning.state` at each of them and resume from there later, to the bit. The loop knows neither
+files nor Ray.
 """
 
 from __future__ import annotations
@@ -18,17 +18,22 @@ import torch
 
 from study.data.dataset import Encoded, EncodedData
 from study.models.classifier import Classifier
-from study.plan.cell_results import scores
-from study.records import Epoch, Interval, Predictions, Split, StopReason
+from study.records import Epoch, Interval, Precision, Split, StopReason
+from study.scoring import METRICS, Predictions, Scores
 from study.settings import Settings
-from study.stopping import Metric, Policy, best_epoch, decide
-from study.training.accumulators import StepSums, Sums
+from study.stopping import StoppingPolicy, best_epoch, decide
+from study.training.accumulators import IntervalSums, TrainingSums
 from study.training.batches import epoch_order, interval_ends
-from study.training.devices import Precision, random_state, set_random_state
+from study.training.devices import random_state, set_random_state
 from study.training.evaluation import Evaluation, evaluate
 from study.training.gradients import Gradients
-from study.training.optimizer import make_optimizer
-from study.training.schedules import factor, peak_learning_rate
+from study.training.optimizer import (
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    set_learning_rate,
+)
+from study.training.schedules import LearningRate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +45,8 @@ class EpochEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """A loop's state: tensors by name, and plain JSON values."""
+class LoopState:
+    """A loop's state: tensors by name, and JSON values."""
 
     tensors: Mapping[str, torch.Tensor]
     values: Mapping[str, Any]
@@ -50,8 +55,8 @@ class State:
 class FineTuning:
     """Fine-tunes ``model`` on ``data`` until the last of ``policies`` has stopped.
 
-    ``optimizer_steps`` is the length of the longest policy. The model must have been moved to ``device``; its weights
-    are changed in place. Dropout draws from torch's global generators, which the caller has seeded.
+    ``optimizer_steps`` is the length of the longest policy. The model must be on ``device``; its weights are changed in
+    place. Dropout draws from torch's global generators, which the caller has seeded.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class FineTuning:
         data: EncodedData,
         settings: Settings,
         *,
-        policies: Sequence[Policy],
+        policies: Sequence[StoppingPolicy],
         optimizer_steps: int,
         device: torch.device,
         precision: Precision,
@@ -76,19 +81,14 @@ class FineTuning:
         self.steps_per_epoch = math.ceil(len(data.train) / settings.batch_size)
         self.planned_epochs = math.ceil(optimizer_steps / self.steps_per_epoch)
         assert max(policy.max_epochs or math.inf for policy in policies) == self.planned_epochs
-        self.peak = peak_learning_rate(
-            settings.learning_rate,
-            scaling=settings.lr_scaling,
-            batch_size=settings.batch_size,
-            base_batch_size=settings.lr_scaling_base_batch_size,
-        )
+        self.learning_rate = LearningRate.of(settings, optimizer_steps)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = make_optimizer(model, settings, device)
+        self.optimizer = make_optimizer(model, settings, peak_learning_rate=self.learning_rate.peak, device=device)
         self.gradients = Gradients(model, data.train, settings, device=device, precision=precision)
         self.step = 0
         self.examples_seen = 0
         self.epochs: list[Epoch] = []
-        self.epoch_sums = Sums()
+        self.epoch_sums = TrainingSums()
         self.halved_at: list[int] = []
         self.stop_reason: StopReason | None = None
 
@@ -98,15 +98,19 @@ class FineTuning:
         return self.gradients.micro_batch_size
 
     def run(self) -> Iterator[Interval | EpochEnd]:
-        """Train on from where the state stands; ends when :attr:`stop_reason` is set."""
+        """Train from where the state stands until :attr:`stop_reason` is set."""
         while self.stop_reason is None and not self._all_stopped():
             yield from self._epoch()
         if self.stop_reason is None:
             self.stop_reason = "epochs exhausted" if len(self.epochs) >= self.planned_epochs else "stopped early"
 
     def _all_stopped(self) -> bool:
-        history = scores(self.epochs)
-        return all(decide(history, policy).stopped for policy in self.policies)
+        return all(decide(self.validation, policy).stopped for policy in self.policies)
+
+    @property
+    def validation(self) -> list[Scores]:
+        """The validation scores after each epoch."""
+        return [epoch.validation for epoch in self.epochs]
 
     def _epoch(self) -> Iterator[Interval | EpochEnd]:
         """The rest of the epoch that the state stands in, and its evaluation."""
@@ -118,73 +122,61 @@ class FineTuning:
         windows = [range(start, min(start + batch, len(order))) for start in range(0, (last - first) * batch, batch)]
         closing = interval_ends([len(window) for window in windows], self.settings.log_every_examples)
         self.model.train()
-        started, sums = time.perf_counter(), StepSums(self.device)
+        started, sums = time.perf_counter(), IntervalSums(self.device)
         for index in range(self.step - first, last - first):
-            # Asked before a step, not after an interval, so that a run that goes on from there asks it too.
+            # Checked before a step, not after an interval, so that a run that resumes from there checks it too.
             if not math.isfinite(self.epoch_sums.loss):
                 break
             before = self._optimizer_step(windows[index], sums, keep=index in closing)
             if before is not None:
                 yield self._close_interval(sums, before, started)
-                started, sums = time.perf_counter(), StepSums(self.device)
+                started, sums = time.perf_counter(), IntervalSums(self.device)
         if not math.isfinite(self.epoch_sums.loss):
             self.stop_reason = "non-finite"
         end = self._end_epoch()
         self.epochs.append(end.record)
-        self.epoch_sums = Sums()
+        self.epoch_sums = TrainingSums()
         yield end
 
-    def _optimizer_step(self, window: range, sums: StepSums, *, keep: bool) -> list[torch.Tensor] | None:
-        """One step over a window of the epoch's order; to ``keep`` the weights before it is to return a copy."""
-        loss, fitted = self.gradients.add(window)
+    def _optimizer_step(self, window: range, sums: IntervalSums, *, keep: bool) -> list[torch.Tensor] | None:
+        """One step over a window of the epoch's order; returns a copy of the weights before it, with ``keep``."""
+        loss, fitted = self.gradients.accumulate(window)
         if not fitted:
             self.halved_at.append(self.step)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.settings.max_gradient_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.max_gradient_norm, norm)
         before = [parameter.detach().clone() for parameter in self.parameters] if keep else None
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.step)
+        set_learning_rate(self.optimizer, self.learning_rate.factor(self.step))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.examples_seen += len(window)
-        sums.add(loss, norm, len(window))
+        sums.count_step(loss, norm, len(window))
         return before
 
-    def _close_interval(self, sums: StepSums, before: list[torch.Tensor], started: float) -> Interval:
+    def _close_interval(self, sums: IntervalSums, before: list[torch.Tensor], started: float) -> Interval:
         """The record of the interval that the step from the weights ``before`` ends."""
         change = [parameter.detach() - old for parameter, old in zip(self.parameters, before, strict=True)]
         ratio = torch.nn.utils.get_total_norm(change) / torch.nn.utils.get_total_norm(before)
-        interval = sums.home(update_ratio=ratio, started=started)
-        self.epoch_sums.add(interval)
+        interval = sums.to_host(update_ratio=ratio, started=started)
+        self.epoch_sums.merge(interval)
         return Interval(
             examples_seen=self.examples_seen,
             optimizer_step=self.step,
             train_loss=interval.loss / interval.examples,
             gradient_norm=interval.norm / interval.steps,
-            learning_rate=self._learning_rate(self.step - 1),
+            learning_rate=self.learning_rate.at(self.step - 1),
             time=time.time(),
         )
 
-    def _learning_rate(self, step: int) -> float:
-        settings = self.settings
-        return self.peak * factor(
-            step,
-            schedule=settings.lr_schedule,
-            total_steps=self.optimizer_steps,
-            warmup_fraction=settings.warmup_fraction,
-            polynomial_power=settings.polynomial_power or 1.0,
-        )
-
     def _end_epoch(self) -> EpochEnd:
-        """Evaluate on validation and, where this is the best epoch yet by either metric, on test."""
+        """Evaluate on validation and, where this is the best epoch yet by any metric, on test."""
         validation = self._evaluate(self.data.validation)
-        draft = self._record(validation, test=None)
-        history = scores([*self.epochs, draft])
-        metrics: tuple[Metric, ...] = ("loss", "accuracy")
-        if self.stop_reason == "non-finite" or len(history) not in {best_epoch(history, metric) for metric in metrics}:
-            return EpochEnd(record=draft, predictions={})
+        history = [*self.validation, validation.scores]
+        best = {best_epoch(history, metric) for metric in METRICS}
+        if self.stop_reason == "non-finite" or len(history) not in best:
+            return EpochEnd(record=self._record(validation, test=None), predictions={})
         test = self._evaluate(self.data.test)
         return EpochEnd(
             record=self._record(validation, test=test),
@@ -201,10 +193,8 @@ class FineTuning:
             examples_seen=self.examples_seen,
             optimizer_step=self.step,
             train_loss=sums.loss / sums.examples,
-            validation_loss=validation.loss,
-            validation_accuracy=validation.accuracy,
-            test_loss=test.loss if test else None,
-            test_accuracy=test.accuracy if test else None,
+            validation=validation.scores,
+            test=test.scores if test else None,
             gradient_norm_mean=sums.norm / sums.steps,
             gradient_norm_max=sums.norm_max,
             update_ratio=sums.update_ratio / sums.intervals,
@@ -213,16 +203,16 @@ class FineTuning:
             confidence=validation.confidence,
             logit_std=validation.logit_std,
             non_finite_steps=sums.non_finite,
-            learning_rate=self._learning_rate(self.step - 1),
+            learning_rate=self.learning_rate.at(self.step - 1),
             train_seconds=sums.seconds,
             time=time.time(),
         )
 
-    def state(self) -> State:
+    def state(self) -> LoopState:
         """Everything that the rest of the run depends on; the tensors are those of the loop, not copies."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        moments = optimizer_state(self.optimizer, self.model)
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
         tensors |= {f"random.{name}": tensor for name, tensor in random_state(self.device).items()}
         values = {
             "step": self.step,
@@ -233,22 +223,16 @@ class FineTuning:
             "epochs": [asdict(epoch) for epoch in self.epochs],
             "epoch_sums": asdict(self.epoch_sums),
         }
-        return State(tensors=tensors, values=values)
+        return LoopState(tensors=tensors, values=values)
 
-    def load(self, state: State) -> None:
+    def load(self, state: LoopState) -> None:
         """Go back to ``state``, which a loop of the same settings, model and data returned."""
         parts: dict[str, dict[str, torch.Tensor]] = {"model": {}, "optimizer": {}, "random": {}}
         for name, tensor in state.tensors.items():
             part, key = name.split(".", 1)
             parts[part][key] = tensor
         self.model.load_state_dict(parts["model"])
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            index, key = name.split(".")
-            # The optimizer takes these as they are; a copy lies in memory as the first ones did.
-            moments.setdefault(int(index), {})[key] = tensor.clone()
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        load_optimizer_state(self.optimizer, self.model, parts["optimizer"])
         set_random_state(parts["random"], self.device)
         values = state.values
         self.step = values["step"]
@@ -257,4 +241,4 @@ class FineTuning:
         self.halved_at = list(values["halved_at"])
         self.stop_reason = values["stop_reason"]
         self.epochs = [Epoch(**epoch) for epoch in values["epochs"]]
-        self.epoch_sums = Sums(**values["epoch_sums"])
+        self.epoch_sums = TrainingSums(**values["epoch_sums"])

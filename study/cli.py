@@ -1,0 +1,46 @@
+"""What the command lines share: options, and printing that outlives its reader."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+from study.credentials import without_credentials
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors quote no credentials of an option that it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with 2."""
+        super().error(without_credentials(message))
+
+
+def add_tracking_uri(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tracking-uri``."""
+    parser.add_argument(
+        "--tracking-uri",
+        type=_uri_with_scheme,
+        default=os.environ.get("MLFLOW_TRACKING_URI"),
+        metavar="URI",
+        help="an MLflow server (default: $MLFLOW_TRACKING_URI, else a sqlite file in the study's folder)",
+    )
+
+
+def _uri_with_scheme(uri: str) -> str:
+    """A URI whose credentials can be recognized. Raises argparse's error, which does not quote it."""
+    if "@" in uri and "://" not in uri:
+        raise argparse.ArgumentTypeError(
+            "a URI with credentials needs a scheme, such as http://USER:PASSWORD@HOST:PORT"
+        )
+    return uri
+
+
+def print_text(text: str) -> None:
+    """Print ``text``; its reader may stop reading, as ``head`` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,476 @@
+"""Where everything of a study lies, and how it is written so that a crash at any moment leaves no half of it.
+
+The study folder is the truth, MLflow a mirror of it:
+
+    STORAGE/.encoded/                                encoded data, shared by studies
+    STORAGE/STUDY/study.json, space.yaml, plan.json  what was asked for, with which versions
+                  trajectories/ID/config.json        what this trajectory trains
+                                  history.jsonl      one record a line, only ever appended to
+                                  predictions/epoch-0003-test.parquet
+                                  outcome.json       written last: how it ended
+                                  checkpoints/       where it stands, until it ends
+                                  best-model/        its best weights, if asked for
+                                  error.log          why it failed
+                  optuna.db, mlflow.db, mlartifacts/ what a search chose, the mirror
+                  report.html, report.md, figures/   the answers
+                  ray/                               Ray Tune's own state, never read again
+                  .lock, .mirror.lock, .stop         who runs it, who mirrors it, a request to stop
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from study import __version__
+from study.errors import StudyError
+from study.records import (
+    FORMAT,
+    Epoch,
+    Manifest,
+    Outcome,
+    Record,
+    Split,
+    TrajectoryConfig,
+    TrajectoryRecords,
+    from_line,
+    to_line,
+)
+from study.scoring import Predictions
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, concurrent: bool = False) -> Iterator[Path]:
+    """A path to write a file or folder to that takes the place of ``path`` when the block ends without an error.
+
+    ``path`` then holds all of the new content or, even after a power cut, what it held before. With ``concurrent``
+    several processes may write at once; a folder that is there by then is left, and OSError raised.
+    """
+    # One name for all processes, of which one at a time writes: what a killed one leaves, the next removes.
+    unique = f".{uuid.uuid4().hex}" if concurrent else ""
+    part = path.with_name(f".{path.name}{unique}.part")
+    _remove(part)
+    try:
+        yield part
+        if part.is_file():
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+        elif not concurrent:
+            _remove(path)
+        part.replace(path)
+    finally:
+        _remove(part)
+    sync_folder(path.parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` as a whole or not at all."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write JSON values as a whole or not at all."""
+    write_bytes(path, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in ``path``, None where there is no such file. Raises ValueError for any other content."""
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a JSON object ({error})") from error
+
+
+@contextlib.contextmanager
+def lock_file(path: Path, *, wait: bool = False) -> Iterator[IO[str] | None]:
+    """Hold the lock that is the file ``path``: gives the open file, or None where another process holds it.
+
+    With ``wait`` it is always obtained in the end. The lock ends with the process, however that ends.
+    """
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield None
+        else:
+            yield file
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryFolder:
+    """Reads and writes the records of one trajectory."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The trajectory's id."""
+        return self.path.name
+
+    @property
+    def study(self) -> StudyFolder:
+        """The study that the trajectory belongs to."""
+        return StudyFolder(self.path.parent.parent)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints, there until the trajectory ends."""
+        return self.path / "checkpoints"
+
+    @property
+    def best_model(self) -> Path:
+        """The folder of the best model, if it was asked for."""
+        return self.path / "best-model"
+
+    @property
+    def error_log(self) -> Path:
+        """The traceback of the last failure."""
+        return self.path / "error.log"
+
+    @property
+    def _config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def _history(self) -> Path:
+        return self.path / "history.jsonl"
+
+    @property
+    def _outcome(self) -> Path:
+        return self.path / "outcome.json"
+
+    @property
+    def record_files(self) -> tuple[Path, ...]:
+        """The files of config, history and outcome, there or not."""
+        return self._config, self._history, self._outcome
+
+    def config(self) -> TrajectoryConfig | None:
+        """What the trajectory trains; None before it was planned."""
+        values = read_json(self._config)
+        return None if values is None else TrajectoryConfig.from_json(values)
+
+    def write_config(self, config: TrajectoryConfig) -> None:
+        """Write what the trajectory trains."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self._config, config.to_json())
+
+    def try_lock(self) -> contextlib.AbstractContextManager[IO[str] | None]:
+        """The lock of whoever trains the trajectory, None where another process does: a killed driver's worker may."""
+        return lock_file(self.path / ".lock")
+
+    def read(self) -> TrajectoryRecords:
+        """History and outcome, whatever another process writes meanwhile."""
+        # The outcome is written after the history: read in the other order, a history might lack its end.
+        outcome = self.outcome()
+        return TrajectoryRecords(history=self.history(), outcome=outcome)
+
+    def history(self) -> list[Record]:
+        """All records, oldest first; a line that a crash cut short is left out."""
+        try:
+            content = self._history.read_bytes()
+        except FileNotFoundError:
+            return []
+        return [from_line(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+    def epochs(self) -> list[Epoch]:
+        """The epochs of the history."""
+        return [record for record in self.history() if isinstance(record, Epoch)]
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Append to the history those records that it does not hold yet, and make them durable."""
+        known = {(record.kind, record.examples_seen) for record in self.history()}
+        lines = [to_line(record) for record in records if (record.kind, record.examples_seen) not in known]
+        with self._history.open("ab+") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(self.path)
+
+    def predictions_path(self, epoch: int, split: Split) -> Path:
+        """The file of the predictions of the checkpoint after ``epoch``."""
+        return self.path / "predictions" / f"epoch-{epoch:04d}-{split}.parquet"
+
+    def prediction_files(self) -> list[Path]:
+        """The files of all predictions that were kept."""
+        return sorted(self.path.glob("predictions/*.parquet"))
+
+    def write_predictions(self, epoch: int, split: Split, predictions: Predictions) -> None:
+        """Write a split's predictions: columns example_id, label, logit_0, logit_1 and so on."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {"example_id": predictions.example_id, "label": predictions.label}
+        columns |= {f"logit_{k}": np.ascontiguousarray(logit) for k, logit in enumerate(predictions.logits.T)}
+        path = self.predictions_path(epoch, split)
+        path.parent.mkdir(exist_ok=True)
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns), sink, compression="zstd")
+        write_bytes(path, sink.getvalue().to_pybytes())
+
+    def predictions(self, epoch: int, split: Split) -> Predictions | None:
+        """A split's predictions after ``epoch``, None where that checkpoint was never the best so far."""
+        return read_predictions(self.predictions_path(epoch, split))
+
+    def outcome(self) -> Outcome | None:
+        """How the trajectory ended; None while it has not."""
+        values = read_json(self._outcome)
+        return None if values is None else Outcome.from_json(values)
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        """Write how the trajectory ended. Everything else must be on disk by then."""
+        write_json(self._outcome, outcome.to_json())
+
+    def forget_outcome(self) -> None:
+        """Let a trajectory that has ended continue."""
+        self._outcome.unlink(missing_ok=True)
+
+    def delete_checkpoints(self) -> None:
+        """Delete the checkpoints of a trajectory that has ended."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+def read_predictions(path: Path) -> Predictions | None:
+    """The predictions in a Parquet file, None where there is none."""
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        return None
+    table = pq.read_table(path, use_threads=False)  # files are small, and handing out columns costs more than they do
+    logits = [table[name].to_numpy() for name in table.column_names if name.startswith("logit_")]
+    return Predictions(
+        example_id=table["example_id"].to_numpy(),
+        label=table["label"].to_numpy(),
+        logits=np.stack(logits, axis=1).astype(np.float32, copy=False),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFolder:
+    """Reads and writes what a study's folder says of the study as a whole."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The study's name, which is the folder's."""
+        return self.path.name
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a study, of whatever format."""
+        return (self.path / "study.json").exists()
+
+    @property
+    def space_file(self) -> Path:
+        """The space as it was run, after all overrides."""
+        return self.path / "space.yaml"
+
+    @property
+    def description_files(self) -> tuple[Path, ...]:
+        """The files of manifest, space and plan, there or not."""
+        return self.path / "study.json", self.space_file, self.path / "plan.json"
+
+    @property
+    def optuna_file(self) -> Path:
+        """The sqlite file of what a search chose."""
+        return self.path / "optuna.db"
+
+    @property
+    def mlflow_file(self) -> Path:
+        """The sqlite file of the mirror, unless a tracking server holds it."""
+        return self.path / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """The artifacts of the mirror beside :attr:`mlflow_file`."""
+        return self.path / "mlartifacts"
+
+    @property
+    def report(self) -> Path:
+        """The report as a page."""
+        return self.path / "report.html"
+
+    def report_files(self) -> list[Path]:
+        """All files of the report that are there."""
+        names = [self.report, self.path / "report.md", *self.path.glob("figures/*.svg")]
+        return sorted(path for path in names if path.exists())
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's own state, which is thrown away at every start."""
+        return self.path / "ray"
+
+    @property
+    def stop_file(self) -> Path:
+        """While this file is there, trajectories save a checkpoint and end before they are done."""
+        return self.path / ".stop"
+
+    @property
+    def probe_file(self) -> Path:
+        """The file by which nodes show that they see the folder."""
+        return self.path / ".shared"
+
+    def manifest(self) -> Manifest | None:
+        """What the study is; None where the folder holds no study.
+
+        Raises StudyError for a study of another format, ValueError for a file that is not a manifest.
+        """
+        values = read_json(self.path / "study.json")
+        if values is None:
+            return None
+        if (found := values.get("format", 1)) != FORMAT:
+            writer = (values.get("versions") or {}).get("encoder-study", "an unknown version")
+            raise StudyError(
+                f"the study in {self.path} has format {found}, which encoder-study {writer} wrote and reads; this is "
+                f"version {__version__}, which reads format {FORMAT}: use that version, or start over with --fresh"
+            )
+        return Manifest(**{name: values[name] for name in Manifest.__slots__ if name in values})
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write what the study is; with this file, the folder is a study."""
+        write_json(self.path / "study.json", manifest.to_json())
+
+    def plan(self) -> dict[str, Any] | None:
+        """The plan's JSON values (see :func:`study.plan.plan.read_plan`)."""
+        return read_json(self.path / "plan.json")
+
+    def write_plan(self, plan: object) -> None:
+        """Write the plan's JSON values."""
+        write_json(self.path / "plan.json", plan)
+
+    def write_space(self, text: str) -> None:
+        """Write the space, after all overrides."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_bytes(self.space_file, text.encode())
+
+    def trajectory(self, id_: str) -> TrajectoryFolder:
+        """The folder of one trajectory, there or not."""
+        return TrajectoryFolder(self.path / "trajectories" / id_)
+
+    @contextlib.contextmanager
+    def run_lock(self) -> Iterator[None]:
+        """Be the only process that runs the study. Raises StudyError that says who does, and since when."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = contextlib.ExitStack()
+            file = lock.enter_context(lock_file(self.path / ".lock"))
+        except OSError as error:
+            raise StudyError(f"the study's folder {self.path} cannot be written to ({error.strerror})") from error
+        with lock:
+            if file is None:
+                holder = _holder((self.path / ".lock").read_text())
+                raise StudyError(f"the study in {self.path} is being run {holder}; wait for it to end")
+            file.truncate(0)
+            since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+            json.dump(
+                {"user": getpass.getuser(), "host": socket.gethostname(), "pid": os.getpid(), "since": since}, file
+            )
+            file.flush()
+            yield
+
+    def mirror_lock(self) -> contextlib.AbstractContextManager[object]:
+        """Be the only process that mirrors the study: of two that looked for a run at once, both would create it."""
+        return lock_file(self.path / ".mirror.lock", wait=True)
+
+
+def _holder(text: str) -> str:
+    try:
+        return "by {user} on {host} (process {pid}) since {since}".format_map(json.loads(text))
+    except ValueError:
+        return "by another process"
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The folder that holds studies, and the encoded data that they share."""
+
+    path: Path
+
+    @classmethod
+    def locate(cls, storage: str) -> Storage:
+        """The storage that ``--storage`` names, by path or ``file://`` URI.
+
+        Raises StudyError where it is not a file system's.
+        """
+        try:
+            parts = urlsplit(storage)
+            path = Path(unquote(parts.path) if parts.scheme else storage).expanduser().resolve()
+        except (RuntimeError, ValueError) as error:  # an unknown user, links in a circle, a malformed URI
+            raise StudyError(f"--storage {storage}: not a folder ({error})") from error
+        if parts.scheme not in ("", "file"):
+            raise StudyError(
+                f"--storage {parts.scheme}://…: studies need a file system that all nodes share; "
+                "mount the bucket, or give the path of a shared folder"
+            )
+        return cls(path)
+
+    def create(self) -> Storage:
+        """Make the folder if need be. Raises StudyError where it cannot be written to."""
+        probe = self.path / f".writable.{os.getpid()}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise StudyError(f"--storage {self.path}: cannot be written to ({error.strerror})") from error
+        return self
+
+    @property
+    def encoded(self) -> Path:
+        """The cache of encoded data."""
+        return self.path / ".encoded"
+
+    def study(self, name: str, *, fresh: bool) -> StudyFolder:
+        """The folder of the study ``name``: the newest of NAME, NAME.2, NAME.3, or, ``fresh``, the next.
+
+        Raises StudyError for one that cannot be read.
+        """
+        number = 1
+        try:
+            while self._numbered(name, number + 1).exists:
+                number += 1
+            newest = self._numbered(name, number)
+            if fresh and newest.exists:
+                return self._numbered(name, number + 1)
+            newest.manifest()
+        except (OSError, ValueError) as error:
+            raise StudyError(str(error)) from error
+        return newest
+
+    def _numbered(self, name: str, number: int) -> StudyFolder:
+        return StudyFolder(self.path / (name if number == 1 else f"{name}.{number}"))
