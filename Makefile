@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is made from requirements.lock and made again when that changes.
+# Everything runs in .venv, which is created from requirements.lock and updated when that file changes.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -9,17 +9,17 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 INSTALLED := .venv/.installed
 PYTEST := .venv/bin/python -m pytest
-# More for pip or pytest on one call: make test PYTEST_ARGS="-k reviews".
+# Extra arguments of pip and pytest, as in: make test PYTEST_ARGS="-k reviews".
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 TYPED := study analysis tests benchmarks
 
-.PHONY: help quickstart test test-all test-faults check types report lock clean
+.PHONY: help quickstart test test-all test-faults check types docs report lock clean
 
-help: ## these lines
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-.venv: $(INSTALLED) ## the environment, from requirements.lock
+.venv: $(INSTALLED) ## create the environment from requirements.lock
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { \
@@ -33,31 +33,35 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(PIP) install $(PIP_ARGS) --no-deps -e .
 	@touch $@
 
-quickstart: $(INSTALLED) ## a small study on built-in models and data, under 3 minutes
+quickstart: $(INSTALLED) ## run a small study on built-in models and data, under 3 minutes
 	@.venv/bin/python -m study.run --space search_spaces/quickstart.yaml
 
-test: $(INSTALLED) ## the tests, but for the slow ones
+test: $(INSTALLED) ## run all tests except the slow ones
 	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-test-all: $(INSTALLED) ## every test
+test-all: $(INSTALLED) ## run all tests
 	@$(PYTEST) $(PYTEST_ARGS)
 
-test-faults: $(INSTALLED) ## those that kill processes and take servers away, the slow ones too
+test-faults: $(INSTALLED) ## run the tests that kill processes, fill disks and stop servers, slow ones included
 	@$(PYTEST) -m faults $(PYTEST_ARGS)
 
-check: $(INSTALLED) ## format, lint and types
+check: $(INSTALLED) ## check format, lint, imports and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
+	@.venv/bin/lint-imports --no-logo --no-cache >.venv/imports.txt || { cat .venv/imports.txt; exit 1; }
 	@$(MAKE) --no-print-directory types
+
+docs: $(INSTALLED) ## write docs/settings.md and search_spaces/schema.json from study/settings.py
+	@.venv/bin/python -m study.schema
 
 types: $(INSTALLED)
 	@.venv/bin/mypy --strict $(TYPED)
 
-report: $(INSTALLED) ## the page of a study: make report STUDY=studies/NAME
+report: $(INSTALLED) ## write the report of a study: make report STUDY=studies/NAME
 	@test -n "$(STUDY)" || { echo "Which study? make report STUDY=studies/NAME"; exit 2; }
 	@.venv/bin/python -m analysis.report "$(STUDY)"
 
-lock: $(INSTALLED) ## write what .venv holds into requirements.lock
+lock: $(INSTALLED) ## write the versions installed in .venv to requirements.lock
 	@{ sed '/^[^#]/,$$d' requirements.lock; \
 		.venv/bin/python -m pip --disable-pip-version-check freeze --exclude-editable \
 		| sed -E -e '/^(nvidia-[^m]|cuda-|triton==|encoder-study)/d' -e 's/^(torch==[^+]*)\+.*/\1/' \
@@ -65,6 +69,6 @@ lock: $(INSTALLED) ## write what .venv holds into requirements.lock
 	@mv .venv/requirements.lock requirements.lock && touch $(INSTALLED)
 	@grep -vc '^#' requirements.lock | sed 's/$$/ packages in requirements.lock/'
 
-clean: ## remove .venv and caches; studies stay
+clean: ## remove .venv and caches; studies are kept
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

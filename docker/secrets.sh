@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes what compose.yaml needs and nobody should share: a Ray token, passwords, and .env with the owner's id.
-# What is there already stays.
+# Creates the private files that compose.yaml needs: a Ray token, passwords, and .env with the owner's ids.
+# Existing files are kept.
 set -eu
 cd "$(dirname "$0")"
 umask 077
@@ -8,7 +8,7 @@ mkdir -p secrets
 for name in ray_token postgres_password grafana_password; do
     [ -s "secrets/$name" ] || od -An -N 32 -t x1 /dev/urandom | tr -d ' \n' >"secrets/$name"
 done
-# The image's user has the id of the secrets' owner, and is never root.
+# The image's user has the ids of the secrets' owner, and is never root.
 user=$(id -u)
 group=$(id -g)
 if [ "$user" -eq 0 ]; then

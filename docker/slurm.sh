@@ -3,8 +3,8 @@
 #
 #   sbatch --nodes=2 --gpus-per-node=4 docker/slurm.sh --space search_spaces/paper.yaml
 #
-# STORAGE is a folder that all nodes share, PYTHON the interpreter of an environment that they share. What is handed in
-# again goes on; two minutes before its time is over, the study saves itself.
+# STORAGE is a folder that all nodes share, PYTHON the interpreter of an environment that they share. Two minutes before
+# the time limit, the study saves its checkpoints; submit the same job again to resume.
 #SBATCH --job-name=study
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -44,7 +44,7 @@ if [ "${#nodes[@]}" -gt 1 ]; then
     started+=($!)
 fi
 
-# A signal reaches this script alone; the driver saves what its trajectories have reached.
+# Slurm signals only this script. It passes the signal to the driver, whose trajectories then save checkpoints.
 "$python" -m study.run --address "$ip:$port" --storage "$storage" "$@" &
 driver=$!
 trap 'kill -TERM "$driver" 2>/dev/null && again=yes' TERM INT

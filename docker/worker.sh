@@ -1,9 +1,9 @@
 #!/bin/sh
-# A Ray worker with one GPU to itself: the first that no other worker of this machine holds. Without any GPU, none.
+# A Ray worker with its own GPU: the first that no other worker on this machine uses. Without any GPU it has none.
 #
 #   worker.sh ADDRESS [OPTION OF ray start]...
 #
-# Workers know of each other by locks in a folder that they share; one is held as long as its worker lives.
+# Lock files in a shared folder say which GPUs are in use; a worker holds its lock as long as it runs.
 set -eu
 address=$1
 shift
@@ -26,5 +26,5 @@ while [ "$gpu" -lt "$gpus" ]; do
     fi
     gpu=$((gpu + 1))
 done
-echo "no GPU is left for this worker: all $gpus are held; scale to $gpus workers" >&2
+echo "no GPU is left for this worker: all $gpus are in use; scale to $gpus workers" >&2
 exit 1
