@@ -75,8 +75,8 @@ class Epoch:
     kind: Literal["epoch"] = "epoch"
 
     def test_score(self, metric: str) -> float | None:
-        """The test score by a metric's name, None where this epoch was not scored on test."""
-        return None if self.test is None else self.test[metric]
+        """The test score by a metric's name, None where this epoch was not scored by it on test."""
+        return None if self.test is None else self.test.get(metric)
 
     @property
     def examples_per_second(self) -> float:

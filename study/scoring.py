@@ -1,7 +1,7 @@
 """Metrics as values: the name of each, which way is better, its worst value, and how predictions give it.
 
 A new metric is one :class:`Metric` in :data:`METRICS`. Settings then accept its name, the loop records it, early
-stopping and searches can use it, and MLflow, terminal and report show it.
+stopping, checkpoints and searches can use it, and MLflow shows it. Epochs that were recorded before it lack it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where everything of a study lies, and how it is written so that a crash at any moment leaves no half of it.
+"""The files of a study: where each is, and how it is written so that a crash at any moment leaves it whole.
 
 The study folder is the truth, MLflow a mirror of it:
 
@@ -57,8 +57,9 @@ from study.scoring import Predictions
 def replacing(path: Path, *, concurrent: bool = False) -> Iterator[Path]:
     """A path to write a file or folder to that takes the place of ``path`` when the block ends without an error.
 
-    ``path`` then holds all of the new content or, even after a power cut, what it held before. With ``concurrent``
-    several processes may write at once; a folder that is there by then is left, and OSError raised.
+    ``path`` then holds all of the new content or what it held before, a file even after a power cut. A folder whose
+    process is killed while it is replaced may be missing, never incomplete. With ``concurrent`` several processes may
+    write at once; a folder that is there by then is left, and OSError raised.
     """
     # One name for all processes, of which one at a time writes: what a killed one leaves, the next removes.
     unique = f".{uuid.uuid4().hex}" if concurrent else ""
@@ -357,7 +358,7 @@ class StudyFolder:
             writer = (values.get("versions") or {}).get("encoder-study", "an unknown version")
             raise StudyError(
                 f"the study in {self.path} has format {found}, which encoder-study {writer} wrote and reads; this is "
-                f"version {__version__}, which reads format {FORMAT}: use that version, or start over with --fresh"
+                f"version {__version__}, which reads format {FORMAT}: use that version, or run the study anew with --fresh"
             )
         return Manifest(**{name: values[name] for name in Manifest.__slots__ if name in values})
 

@@ -152,6 +152,8 @@ def _scores(result: CellResult) -> list[str]:
     chosen, last = result.chosen, result.last
     # The table is printed at the end of a run, when nothing trains any more.
     ended: str = result.stop_reason or ("interrupted" if result.state == "running" else result.state)
+    if result.stop_reason == "cut":
+        ended = "pruned"
     if result.state == "failed" and result.outcome is not None and result.outcome.error:
         ended = f"failed: {result.outcome.error[:60]}"
     if last is None or chosen is None:
