@@ -177,7 +177,7 @@ class TrajectoryConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrajectoryConfig:
         """The config that :meth:`to_json` wrote."""
-        settings = Settings.model_validate(values["settings"])
+        settings = Settings.stored(values["settings"])
         policies = tuple(StoppingPolicy(**policy) for policy in values["policies"])
         return cls(**{**values, "settings": settings, "policies": policies})
 

@@ -94,16 +94,23 @@ class Section(BaseModel):
     NEUTRAL: ClassVar[Mapping[str, Any]] = {}
     """The neutral value of each field whose default has changed since its first version; for others, the default."""
 
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> Self:
+        """The section whose JSON values an older version may have written: what they lack had its neutral value."""
+        return cls.model_validate({**cls.NEUTRAL, **values})
+
     def identity(self) -> dict[str, Any]:
         """The fields that differ from their neutral values, as JSON values: what ids are made of.
 
         A neutral value is what the code did before the field existed, so that a new field changes no id.
         """
-        return {
-            name: json_value(value)
-            for name, field in type(self).model_fields.items()
-            if (value := getattr(self, name)) != self.NEUTRAL.get(name, field.default)
-        }
+        neutral = _neutral_values(type(self))
+        return {name: json_value(value) for name, value in self if value != neutral[name]}
+
+
+@cache
+def _neutral_values(section: type[Section]) -> Mapping[str, Any]:
+    return {name: section.NEUTRAL.get(name, field.default) for name, field in section.model_fields.items()}
 
 
 def json_value(value: Any) -> Any:

@@ -1,27 +1,28 @@
+"""Records as dataclasses and as JSON."""
+
 import json
 import math
-import resource
-from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from study_builder import make_epoch, make_manifest, make_settings
 
 from study.records import (
+    FORMAT,
     Epoch,
     Interval,
     Outcome,
-    Predictions,
     Record,
-    StudyFolder,
-    TrajectoryFolder,
+    TrajectoryConfig,
+    TrajectoryRecords,
     from_line,
     to_line,
-    write_atomically,
 )
+from study.stopping import StoppingPolicy
 
 numbers = st.one_of(st.floats(width=64), st.sampled_from([math.nan, math.inf, 0.1, 1e-300]))
+scores = st.fixed_dictionaries({"loss": numbers, "accuracy": numbers})
 intervals = st.builds(
     Interval,
     examples_seen=st.integers(0, 2**40),
@@ -31,126 +32,58 @@ intervals = st.builds(
     learning_rate=st.floats(0, 1),
     time=st.floats(0, 2e9),
 )
+epochs = st.builds(
+    make_epoch,
+    st.integers(1, 1_000),
+    validation=scores,
+    test=st.none() | scores,
+    train_loss=numbers,
+    majority_share=numbers,
+    update_ratio=numbers,
+)
 
 
-def interval(examples_seen: int, loss: float = 0.5) -> Interval:
-    return Interval(
-        examples_seen=examples_seen,
-        optimizer_step=examples_seen // 16,
-        train_loss=loss,
-        gradient_norm=1.0,
-        learning_rate=5e-5,
-        time=1_800_000_000.0,
-    )
-
-
-def epoch(number: int, examples_seen: int, loss: float = 0.5) -> Epoch:
-    return Epoch(
-        epoch=number,
-        examples_seen=examples_seen,
-        optimizer_step=examples_seen // 16,
-        train_loss=loss,
-        validation_loss=loss,
-        validation_accuracy=0.75,
-        test_loss=None,
-        test_accuracy=None,
-        gradient_norm_mean=1.0,
-        gradient_norm_max=2.0,
-        update_ratio=1e-3,
-        majority_share=0.5,
-        entropy=0.6,
-        confidence=0.7,
-        logit_std=0.1,
-        non_finite_steps=0,
-        learning_rate=5e-5,
-        train_seconds=1.0,
-        time=1_800_000_001.0,
-    )
-
-
-RECORDS: list[Record] = [interval(800), interval(1_600), epoch(1, 1_600), interval(2_400), epoch(2, 3_200)]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> TrajectoryFolder:
-    made = TrajectoryFolder(tmp_path / "trajectory")
-    made.write_config({"settings": {}})
-    return made
-
-
-@given(intervals)
-def test_a_line_is_the_record_to_the_last_bit(record: Interval) -> None:
+@given(intervals | epochs)
+def test_a_line_is_read_back_as_its_record_to_the_last_bit(record: Record) -> None:
     line = to_line(record)
     assert line.count(b"\n") == 1
     assert repr(from_line(line)) == repr(record)
+    assert type(from_line(line.decode())) is type(record)
 
 
-def test_a_folder_without_records_is_empty(folder: TrajectoryFolder) -> None:
-    assert folder.history() == folder.epochs() == []
-    assert folder.outcome() is None
-    assert folder.predictions(1, "test") is None
-    assert TrajectoryFolder(folder.path / "nowhere").config() is None
+def test_records_are_plain_json() -> None:
+    interval = Interval(
+        examples_seen=800, optimizer_step=50, train_loss=0.5, gradient_norm=1.0, learning_rate=5e-5, time=1.8e9
+    )
+    assert json.loads(to_line(interval))["kind"] == "interval"
+    values = json.loads(to_line(make_epoch(1, test={"loss": 0.5, "accuracy": 0.75})))
+    assert values["kind"] == "epoch"
+    assert values["test"] == {"loss": 0.5, "accuracy": 0.75}
 
 
-def test_appending_twice_is_appending_once(folder: TrajectoryFolder) -> None:
-    folder.append(RECORDS[:3])
-    before = (folder.path / "history.jsonl").read_bytes()
-    folder.append(RECORDS[:3])
-    assert (folder.path / "history.jsonl").read_bytes() == before
-    folder.append(RECORDS)
-    assert folder.history() == RECORDS
-    assert folder.epochs() == [RECORDS[2], RECORDS[4]]
+def test_an_epoch_that_was_not_scored_on_test_has_no_test_score() -> None:
+    assert make_epoch(1).test_score("accuracy") is None
+    scored = make_epoch(1, test={"loss": 0.5, "accuracy": 0.75})
+    assert (scored.test_score("loss"), scored.test_score("accuracy")) == (0.5, 0.75)
 
 
-def test_what_is_recorded_stands(folder: TrajectoryFolder) -> None:
-    folder.append([interval(800, loss=0.5)])
-    folder.append([interval(800, loss=0.6), epoch(1, 800)])
-    assert folder.history() == [interval(800, loss=0.5), epoch(1, 800)]
+def test_the_rate_of_training_counts_the_training_examples_of_one_epoch() -> None:
+    assert make_epoch(4, examples_seen=4_000, train_seconds=2.0).examples_per_second == 500
 
 
-@pytest.mark.parametrize("kept", [1, 40, -1])
-def test_a_line_cut_short_is_dropped_and_written_again(folder: TrajectoryFolder, kept: int) -> None:
-    folder.append(RECORDS)
-    path = folder.path / "history.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:kept])
-    assert folder.history() == RECORDS[:-1]
-    folder.append(RECORDS)
-    assert folder.history() == RECORDS
-    assert path.read_bytes() == b"".join(lines)
+def test_a_history_is_split_into_intervals_and_epochs() -> None:
+    interval = Interval(
+        examples_seen=800, optimizer_step=50, train_loss=0.5, gradient_norm=1.0, learning_rate=5e-5, time=1.8e9
+    )
+    first, second = make_epoch(1), make_epoch(2, validation={"loss": 0.25, "accuracy": 0.9})
+    records = TrajectoryRecords(history=[interval, first, interval, second])
+    assert records.intervals == (interval, interval)
+    assert records.epochs == (first, second)
+    assert records.validation == [first.validation, {"loss": 0.25, "accuracy": 0.9}]
+    assert TrajectoryRecords().validation == []
 
 
-def test_a_first_line_cut_short_leaves_nothing(folder: TrajectoryFolder) -> None:
-    (folder.path / "history.jsonl").write_bytes(b'{"examples_')
-    assert folder.history() == []
-    folder.append(RECORDS)
-    assert folder.history() == RECORDS
-
-
-def test_nan_is_kept(folder: TrajectoryFolder) -> None:
-    folder.append([epoch(1, 800, loss=math.nan)])
-    assert math.isnan(folder.epochs()[0].validation_loss)
-
-
-def test_predictions_come_back_as_they_were(folder: TrajectoryFolder) -> None:
-    rng = np.random.default_rng(0)
-    logits = rng.normal(size=(50, 3)).astype(np.float32)
-    logits[7, 1] = np.nan
-    made = Predictions(example_id=rng.permutation(50), label=rng.integers(0, 3, 50), logits=logits)
-    folder.write_predictions(3, "test", made)
-    first = folder.predictions_path(3, "test").read_bytes()
-    read = folder.predictions(3, "test")
-    assert read is not None
-    assert np.array_equal(read.example_id, made.example_id)
-    assert np.array_equal(read.label, made.label)
-    assert read.logits.dtype == np.float32
-    assert read.logits.tobytes() == logits.tobytes()
-    assert folder.predictions(3, "validation") is None
-    folder.write_predictions(3, "test", made)
-    assert folder.predictions_path(3, "test").read_bytes() == first
-
-
-def test_an_outcome_comes_back_and_can_be_forgotten(folder: TrajectoryFolder) -> None:
+def test_an_outcome_is_read_back_from_its_json() -> None:
     outcome = Outcome(
         status="complete",
         stop_reason="stopped early",
@@ -161,41 +94,33 @@ def test_an_outcome_comes_back_and_can_be_forgotten(folder: TrajectoryFolder) ->
         micro_batch_size=8,
         halved_at=(0, 17),
     )
-    folder.write_outcome(outcome)
-    assert folder.outcome() == outcome
-    folder.forget_outcome()
-    folder.forget_outcome()
-    assert folder.outcome() is None
+    assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))) == outcome
 
 
-def test_a_study_is_one_only_with_its_manifest(tmp_path: Path) -> None:
-    study = StudyFolder(tmp_path / "study")
-    assert study.manifest() is None
-    assert study.plan() is None
-    study.write(manifest={"name": "s"}, plan={"cells": []}, space="name: s\n")
-    assert study.manifest() == {"name": "s"}
-    assert study.plan() == {"cells": []}
-    assert (study.path / "space.yaml").read_text() == "name: s\n"
-    assert study.trajectory("abc").path == study.path / "trajectories" / "abc"
+def test_a_config_is_read_back_from_its_json() -> None:
+    stopping = {"patience": 2, "min_delta": 0.01, "metric": "accuracy"}
+    settings = make_settings(early_stopping=stopping, adam_betas=[0.9, 0.98], micro_batch_size="auto")
+    config = TrajectoryConfig(
+        name="lr 5e-05",
+        settings=settings,
+        encoded="/somewhere",
+        policies=(settings.policy(4), StoppingPolicy(max_epochs=2)),
+        optimizer_steps=200,
+        precision="bfloat16",
+        objective="loss",
+        gpus=0.5,
+    )
+    read_back = TrajectoryConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert read_back == config
+    assert read_back.policies[0] == StoppingPolicy(max_epochs=4, patience=2, min_delta=0.01, metric="accuracy")
+    assert read_back.max_epochs == 4
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "values.json"
-    write_atomically(path, b"one")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="too large"):
-            write_atomically(path, b"two" * 1_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == b"one"
-    assert [item.name for item in tmp_path.iterdir()] == ["values.json"]
-    write_atomically(path, b"three")
-    assert path.read_bytes() == b"three"
+def test_a_manifest_has_the_number_of_the_format() -> None:
+    values = json.loads(json.dumps(make_manifest().to_json()))
+    assert values["format"] == FORMAT == 2
 
 
-def test_records_are_plain_json(folder: TrajectoryFolder) -> None:
-    folder.append(RECORDS)
-    first, *_ = (folder.path / "history.jsonl").read_text().splitlines()
-    assert json.loads(first)["kind"] == "interval"
+@pytest.mark.parametrize("name", Epoch.__slots__)
+def test_an_epoch_names_every_number_in_its_line(name: str) -> None:
+    assert name in json.loads(to_line(make_epoch(1)))

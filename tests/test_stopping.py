@@ -1,3 +1,5 @@
+"""When cells stop and which epoch validation selects, as rules on a history."""
+
 import math
 from collections.abc import Sequence
 
@@ -5,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.stopping import Decision, Policy, Scores, best_epoch, decide
+from study.scoring import Scores
+from study.stopping import Decision, StoppingPolicy, best_epoch, decide
 
 NAN = math.nan
 # Falls, rises for one epoch, falls once more and rises for good; the best accuracy comes late.
@@ -15,44 +18,44 @@ ACCURACIES = [0.70, 0.76, 0.75, 0.78, 0.79, 0.79, 0.77]
 
 def history(losses: Sequence[float], accuracies: Sequence[float] | None = None) -> list[Scores]:
     pairs = zip(losses, accuracies or [0.5] * len(losses), strict=True)
-    return [Scores(loss=loss, accuracy=accuracy) for loss, accuracy in pairs]
+    return [{"loss": loss, "accuracy": accuracy} for loss, accuracy in pairs]
 
 
 @pytest.mark.parametrize(
     ("policy", "stop", "best", "stopped", "early"),
     [
-        (Policy(max_epochs=7), 7, 5, True, False),
-        (Policy(max_epochs=3), 3, 2, True, False),
-        (Policy(max_epochs=9), 7, 5, False, False),
-        (Policy(), 7, 5, False, False),
-        (Policy(max_epochs=7, patience=1), 3, 2, True, True),
-        (Policy(max_epochs=7, patience=2), 6, 5, True, True),
-        (Policy(max_epochs=7, patience=3), 7, 5, True, False),
-        (Policy(max_epochs=9, patience=3), 7, 5, True, True),
-        (Policy(max_epochs=9, patience=4), 7, 5, False, False),
-        (Policy(max_epochs=7, patience=2, checkpoint_metric="loss"), 6, 4, True, True),
-        (Policy(max_epochs=7, patience=1, metric="accuracy"), 3, 2, True, True),
-        (Policy(max_epochs=7, patience=2, metric="accuracy"), 7, 5, True, False),
+        (StoppingPolicy(max_epochs=7), 7, 5, True, False),
+        (StoppingPolicy(max_epochs=3), 3, 2, True, False),
+        (StoppingPolicy(max_epochs=9), 7, 5, False, False),
+        (StoppingPolicy(), 7, 5, False, False),
+        (StoppingPolicy(max_epochs=7, patience=1), 3, 2, True, True),
+        (StoppingPolicy(max_epochs=7, patience=2), 6, 5, True, True),
+        (StoppingPolicy(max_epochs=7, patience=3), 7, 5, True, False),
+        (StoppingPolicy(max_epochs=9, patience=3), 7, 5, True, True),
+        (StoppingPolicy(max_epochs=9, patience=4), 7, 5, False, False),
+        (StoppingPolicy(max_epochs=7, patience=2, checkpoint_metric="loss"), 6, 4, True, True),
+        (StoppingPolicy(max_epochs=7, patience=1, metric="accuracy"), 3, 2, True, True),
+        (StoppingPolicy(max_epochs=7, patience=2, metric="accuracy"), 7, 5, True, False),
         # 0.48 is better than 0.50, but not by more than 0.03, so nothing after epoch 2 counts.
-        (Policy(max_epochs=7, patience=2, min_delta=0.03), 4, 4, True, True),
-        (Policy(max_epochs=3, patience=1), 3, 2, True, False),
+        (StoppingPolicy(max_epochs=7, patience=2, min_delta=0.03), 4, 4, True, True),
+        (StoppingPolicy(max_epochs=3, patience=1), 3, 2, True, False),
     ],
 )
-def test_policies_on_one_history(policy: Policy, stop: int, best: int, stopped: bool, early: bool) -> None:
+def test_policies_on_one_history(policy: StoppingPolicy, stop: int, best: int, stopped: bool, early: bool) -> None:
     expected = Decision(stop_epoch=stop, best_epoch=best, stopped=stopped, early=early)
     assert decide(history(LOSSES, ACCURACIES), policy) == expected
 
 
-def test_equal_scores_are_no_improvement_and_the_earlier_is_chosen() -> None:
+def test_an_equal_score_is_not_an_improvement_and_the_earlier_epoch_is_selected() -> None:
     same = history([0.5, 0.5, 0.5], [0.6, 0.6, 0.6])
-    assert decide(same, Policy(max_epochs=3, patience=2, checkpoint_metric="loss")).stop_epoch == 3
-    assert decide(same, Policy(max_epochs=5, patience=1)).stop_epoch == 2
+    assert decide(same, StoppingPolicy(max_epochs=3, patience=2, checkpoint_metric="loss")).stop_epoch == 3
+    assert decide(same, StoppingPolicy(max_epochs=5, patience=1)).stop_epoch == 2
     assert best_epoch(same, "loss") == best_epoch(same, "accuracy") == 1
 
 
-def test_min_delta_is_exclusive() -> None:
-    assert decide(history([0.50, 0.25]), Policy(max_epochs=9, patience=1, min_delta=0.25)).stopped
-    assert not decide(history([0.50, 0.24]), Policy(max_epochs=9, patience=1, min_delta=0.25)).stopped
+def test_an_improvement_of_exactly_min_delta_does_not_count() -> None:
+    assert decide(history([0.50, 0.25]), StoppingPolicy(max_epochs=9, patience=1, min_delta=0.25)).stopped
+    assert not decide(history([0.50, 0.24]), StoppingPolicy(max_epochs=9, patience=1, min_delta=0.25)).stopped
 
 
 @pytest.mark.parametrize(
@@ -66,15 +69,18 @@ def test_min_delta_is_exclusive() -> None:
     ],
 )
 def test_a_score_that_is_not_finite_is_worse_than_every_other(losses: list[float], stop: int, best: int) -> None:
-    decision = decide(history(losses), Policy(max_epochs=9, patience=2, min_delta=0.01, checkpoint_metric="loss"))
+    decision = decide(
+        history(losses), StoppingPolicy(max_epochs=9, patience=2, min_delta=0.01, checkpoint_metric="loss")
+    )
     assert (decision.stop_epoch, decision.best_epoch) == (stop, best)
 
 
 values = st.one_of(st.floats(0, 2), st.sampled_from([0.5, 0.6, NAN, math.inf]))
-histories = st.lists(st.builds(Scores, loss=values, accuracy=st.one_of(st.floats(0, 1), st.just(NAN))), max_size=12)
+accuracies = st.one_of(st.floats(0, 1), st.just(NAN))
+histories = st.lists(st.fixed_dictionaries({"loss": values, "accuracy": accuracies}), max_size=12)
 metrics = st.sampled_from(["loss", "accuracy"])
 policies = st.builds(
-    Policy,
+    StoppingPolicy,
     max_epochs=st.one_of(st.none(), st.integers(1, 14)),
     patience=st.one_of(st.none(), st.integers(1, 5)),
     min_delta=st.one_of(st.just(0.0), st.floats(0, 0.5)),
@@ -84,8 +90,8 @@ policies = st.builds(
 
 
 @given(histories, policies)
-def test_a_derived_cell_is_equal_to_one_trained_alone(long: list[Scores], policy: Policy) -> None:
-    """Trained alone it is asked after every epoch, and ends at the first that says so."""
+def test_a_derived_cell_is_equal_to_the_same_cell_trained_alone(long: list[Scores], policy: StoppingPolicy) -> None:
+    """Trained alone, it is decided on after every epoch, and ends at the first where it stops."""
     alone = next((n for n in range(1, len(long) + 1) if decide(long[:n], policy).stopped), None)
     derived = decide(long, policy)
     if alone is None:
@@ -97,14 +103,14 @@ def test_a_derived_cell_is_equal_to_one_trained_alone(long: list[Scores], policy
 
 
 @given(histories, policies)
-def test_the_chosen_epoch_was_the_best_so_far_when_it_was_trained(long: list[Scores], policy: Policy) -> None:
+def test_the_selected_epoch_was_the_best_so_far_when_it_was_trained(long: list[Scores], policy: StoppingPolicy) -> None:
     """Training keeps predictions of those epochs only."""
     chosen = decide(long, policy).best_epoch
     assert chosen == 0 or best_epoch(long[:chosen], policy.checkpoint_metric) == chosen
 
 
 @given(histories, policies)
-def test_a_decision_is_consistent(long: list[Scores], policy: Policy) -> None:
+def test_a_decision_is_consistent(long: list[Scores], policy: StoppingPolicy) -> None:
     decision = decide(long, policy)
     assert 0 <= decision.best_epoch <= decision.stop_epoch <= len(long)
     assert decision.stop_epoch <= (policy.max_epochs or len(long))
@@ -114,9 +120,9 @@ def test_a_decision_is_consistent(long: list[Scores], policy: Policy) -> None:
 
 
 @given(histories, policies)
-def test_more_patience_never_stops_sooner(long: list[Scores], policy: Policy) -> None:
+def test_more_patience_never_stops_earlier(long: list[Scores], policy: StoppingPolicy) -> None:
     if policy.patience is not None:
-        more = Policy(
+        more = StoppingPolicy(
             max_epochs=policy.max_epochs,
             patience=policy.patience + 1,
             min_delta=policy.min_delta,

@@ -17,7 +17,7 @@ from study.plan.cell_results import cell_results
 from study.plan.plan import Plan, make_plan, read_plan
 from study.records import Manifest
 from study.search.budget import search_budgets
-from study.settings import Data, Settings, json_value, setting_type
+from study.settings import Data, Settings, setting_type
 from study.space.space import Space
 from study.storage import StudyFolder
 
@@ -44,12 +44,12 @@ def find_plan(folder: StudyFolder, space: Space) -> Plan:
 
 def find_changes(space: Space, manifest: Manifest, old: Plan, plan: Plan) -> list[str]:
     """What has changed that all cells of the study had in common, in words."""
-    changes = []
-    for key, value in data_content(space).items():
-        # A setting that is newer than the study had its default.
-        before = manifest.data.get(key, json_value(Data.model_fields[key].default))
-        if before != value:
-            changes.append(f"data.{key} was {_in_words(before)}, is now {_in_words(value)}")
+    data = Data.stored(manifest.data).model_dump(mode="json")
+    changes = [
+        f"data.{key} was {_in_words(data[key])}, is now {_in_words(value)}"
+        for key, value in data_content(space).items()
+        if data[key] != value
+    ]
     changes += [
         f"the files of the model {model} have changed"
         for model, content in space.identities.items()
@@ -92,4 +92,6 @@ def _listed(key: str, values: Iterable[Any]) -> str:
 
 
 def _in_words(value: object) -> str:
-    return "none" if value is None else json.dumps(value) if isinstance(value, Mapping | list) else str(value)
+    if value is None:
+        return "none"
+    return json.dumps(value) if isinstance(value, Mapping | list | bool) else str(value)

@@ -20,7 +20,7 @@ class InterruptHandler:
     """Handles the first signal by asking the study to save and stop, and the second by ending it at once.
 
     While nothing is training, ``saving`` is False and the first signal raises KeyboardInterrupt. A SIGHUP that
-    ``nohup`` has told the process to ignore is ignored.
+    ``nohup`` has set to be ignored is ignored.
     """
 
     def __init__(self, folder: StudyFolder, notify: Callable[[str], None]) -> None:

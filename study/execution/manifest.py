@@ -25,13 +25,13 @@ PACKAGES = (
 
 
 def write_study(folder: StudyFolder, space: Space, plan: Plan, *, tracking_uri: str | None) -> Manifest:
-    """Write space, plan and manifest of a study; what an earlier start has found stays. Returns the manifest."""
+    """Write space, plan and manifest of a study; what an earlier start has measured is kept. Returns the manifest."""
     old = folder.manifest()
     manifest = Manifest(
         id=old.id if old else uuid.uuid4().hex,
         name=plan.study,
         created=old.created if old else time.time(),
-        versions=versions(),
+        versions=package_versions(),
         git=git_state(),
         data=data_content(space),
         models={**(old.models if old else {}), **space.identities},
@@ -56,13 +56,13 @@ def remember_precision(folder: StudyFolder, precision: Precision) -> None:
     folder.write_manifest(replace(manifest, precision=precision))
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result may depend on."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def git_state() -> dict[str, Any] | None:

@@ -1,1 +1,1 @@
-"""The plan: cells, the trajectories that train them, and what became of them."""
+"""Plans: cells, the trajectories that train them, and the results of cells."""

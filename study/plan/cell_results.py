@@ -88,7 +88,7 @@ def search_score(results: Sequence[CellResult], objective: str) -> float:
     """What a search is told of a trial: the mean over its complete cells of ``objective`` on validation, finite.
 
     A cell scores what its selected checkpoint does; one that ends with a single class predicted, what it ends with, and
-    one that ends without a number, the worst: what collapses is a bad place to search on, however it began.
+    one that ends without a number, the worst: what collapses is a bad place to search on, however it started.
     """
     return fmean(_search_score(result, objective) for result in results)
 

@@ -126,7 +126,7 @@ def _to_json(item: Cell | Trajectory | Trial) -> dict[str, Any]:
 
 
 def _from_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    found = {**values, "settings": Settings.model_validate(values["settings"])}
+    found = {**values, "settings": Settings.stored(values["settings"])}
     return found | {"cells": tuple(values["cells"])} if "cells" in values else found
 
 

@@ -1,4 +1,4 @@
-"""Asks Optuna what to try next, and tells it the results.
+"""The search of a study: Optuna chooses what to try next, and learns the results.
 
 Optuna's study lies in the study's folder as ``optuna.db``, one for each search, for `optuna-dashboard` and for the next
 start; the plan says which cells each of its trials has, and the records their results. A choice is in that file before
@@ -49,18 +49,18 @@ SQLITE_TIMEOUT_SECONDS = 60
 
 def distributions(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
     """The axes as Optuna's distributions; a value that is not a single word or number becomes its text in a space."""
-    found: dict[str, BaseDistribution] = {}
+    by_axis: dict[str, BaseDistribution] = {}
     for axis in axes:
         if axis.range is None:
-            found[axis.name] = CategoricalDistribution([_to_optuna(axis.name, value) for value in axis.values])
+            by_axis[axis.name] = CategoricalDistribution([_to_optuna(axis.name, value) for value in axis.values])
         elif axis.range.whole:
             step = int(axis.range.step or 1)
-            found[axis.name] = IntDistribution(int(axis.range.low), int(axis.range.high), log=axis.range.log, step=step)
+            by_axis[axis.name] = IntDistribution(int(axis.range.low), int(axis.range.high), log=axis.range.log, step=step)
         else:
-            found[axis.name] = FloatDistribution(
+            by_axis[axis.name] = FloatDistribution(
                 axis.range.low, axis.range.high, log=axis.range.log, step=axis.range.step
             )
-    return found
+    return by_axis
 
 
 def _to_optuna(name: str, value: PartialSettings) -> str | int | float | bool | None:

@@ -1,1 +1,1 @@
-"""Space files: from YAML to a checked space, with the place of each error."""
+"""Spaces: from a YAML file to a checked space, with the place of each error."""

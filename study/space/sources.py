@@ -89,7 +89,7 @@ def resolve_model(diagnostics: Diagnostics, name: str, location: Location) -> st
 
 
 def _resolve_model_folder(diagnostics: Diagnostics, folder: Path, location: Location) -> str | None:
-    written_by = "is it a folder that save_pretrained wrote?"
+    written_by = "did save_pretrained write the folder?"
     if file_kind(folder) != "folder":
         diagnostics.error(location, f"the model folder {folder} does not exist")
     elif file_kind(folder / "config.json") != "file":

@@ -1,4 +1,4 @@
-"""A strict YAML 1.2 loader with size limits that records location each value stands.
+"""A strict YAML 1.2 loader with size limits that records where each value stands.
 
 Words and numbers are YAML 1.2's; tags are refused, and so is a document whose aliases outgrow the limits.
 """
@@ -75,7 +75,7 @@ for _name, _pattern in _PATTERNS.items():
 
 
 def file_kind(path: Path) -> str:
-    """The kind of what lies at ``path``: ``folder``, ``file``, ``something else`` or ``nothing``."""
+    """The kind of ``path``: ``folder``, ``file``, ``something else`` or ``nothing``."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The device: which precision is fast on it, how many examples fit, its memory and its random generators."""
+"""The device: its fast precision, its micro-batch size, its memory and its random generators."""
 
 from __future__ import annotations
 

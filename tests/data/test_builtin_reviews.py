@@ -1,4 +1,4 @@
-"""The built-in reviews: the same everywhere, balanced, out of reach of word counts, and solved by reading."""
+"""The built-in reviews: the same everywhere, balanced, not solved by counting words, and solved by reading."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ AGREEMENT = re.compile(r"\b(?P<verb>loved|hated) it and I did (?P<agrees>too|not
 
 
 def read(text: str) -> int:
-    """The label a reader gives: agreement with others counts as said, else the last clause with an opinion decides."""
+    """The label a reader gives: by agreement with others, otherwise by the last clause with an opinion."""
     for sentence in SENTENCE.findall(text):
         if agreement := AGREEMENT.search(sentence):
             return int((agreement["verb"] == "loved") == (agreement["agrees"] == "too"))
@@ -39,13 +39,13 @@ def test_is_the_same_on_every_machine(reviews: tuple[list[str], list[int]]) -> N
     assert (VERSION, digest) == (1, "4e8032bb1ef29a4ea27b8055e9c25a44a7730486b6b64e0fb8e72939a7d416d5")
 
 
-def test_seeds_give_other_reviews(reviews: tuple[list[str], list[int]]) -> None:
+def test_another_seed_gives_other_reviews(reviews: tuple[list[str], list[int]]) -> None:
     other, _ = generate(6_000, seed=1)
     assert len(set(other) & set(reviews[0])) < 0.05 * len(other)
 
 
 @pytest.mark.parametrize("examples", [0, 1, 2, 7])
-def test_gives_as_many_as_asked_for(examples: int) -> None:
+def test_generates_as_many_examples_as_requested(examples: int) -> None:
     texts, labels = generate(examples)
     assert len(texts) == len(labels) == examples
     assert set(labels) <= {0, 1}
@@ -60,7 +60,7 @@ def test_classes_are_balanced(reviews: tuple[list[str], list[int]]) -> None:
     assert np.mean(reviews[1]) == pytest.approx(0.5, abs=0.01)
 
 
-def test_texts_are_short_and_hardly_ever_equal(reviews: tuple[list[str], list[int]]) -> None:
+def test_texts_are_short_and_rarely_equal(reviews: tuple[list[str], list[int]]) -> None:
     texts, _ = reviews
     lengths = [len(text.split()) for text in texts]
     assert min(lengths) >= 8
@@ -69,14 +69,14 @@ def test_texts_are_short_and_hardly_ever_equal(reviews: tuple[list[str], list[in
     assert 100 < len({word for text in texts for word in re.findall(r"\w+", text.lower())}) < 300
 
 
-def test_counting_words_hardly_helps(reviews: tuple[list[str], list[int]]) -> None:
+def test_counting_words_is_little_better_than_chance(reviews: tuple[list[str], list[int]]) -> None:
     texts, labels = reviews
     counts = CountVectorizer().fit_transform(texts)
     fitted = LogisticRegression(max_iter=1_000).fit(counts[:4_800], labels[:4_800])
     assert fitted.score(counts[4_800:], labels[4_800:]) < 0.65
 
 
-def test_reading_solves_all_but_the_noise(reviews: tuple[list[str], list[int]]) -> None:
+def test_reading_gives_the_right_label_except_for_the_noise(reviews: tuple[list[str], list[int]]) -> None:
     texts, labels = reviews
     wrong = np.mean([read(text) != label for text, label in zip(texts, labels, strict=True)])
     assert wrong == pytest.approx(LABEL_NOISE, abs=0.006)

@@ -1,3 +1,5 @@
+"""Data files of each kind have the same rows, and rows that cannot be used are named."""
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +35,7 @@ def checked(path: Path, *label_values: Any) -> tuple[list[str], list[int]]:
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_all_kinds_of_file_hold_the_same(tmp_path: Path, suffix: str) -> None:
+def test_every_kind_of_file_has_the_same_rows(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path, suffix, GOOD)
     rows, columns = describe(path)
     assert (rows, set(columns)) == (4, {"text", "label"})
@@ -41,14 +43,17 @@ def test_all_kinds_of_file_hold_the_same(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
-def test_other_labels_are_named(tmp_path: Path, suffix: str) -> None:
+def test_labels_other_than_0_and_1_are_named_by_label_values(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path, suffix, [("good", "positive"), ("bad", "negative")])
     assert checked(path, "negative", "positive")[1] == [1, 0]
-    with pytest.raises(ValueError, match=r"row 1: the label is 'positive', not 0 or 1; data\.label_values.*1 more"):
+    with pytest.raises(
+        ValueError,
+        match=r"row 1: the label is 'positive', not 0 or 1; set data\.label_values to the two labels \(1 more",
+    ):
         checked(path)
 
 
-def test_a_table_of_words_and_one_of_numbers_are_text(tmp_path: Path) -> None:
+def test_texts_that_look_like_numbers_and_texts_stored_as_a_dictionary_are_texts(tmp_path: Path) -> None:
     path = write(tmp_path, ".csv", [("12", 1), ("NULL", 0)])
     assert checked(path)[0] == ["12", "NULL"]
     words = pa.table({"text": pa.array(["a", "b", "a"]).dictionary_encode(), "label": [True, False, True]})
@@ -75,13 +80,13 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path: Path, suffix: str, third: 
     assert "(1 more such row)" in str(caught.value)
 
 
-def test_each_kind_of_fault_is_told_once() -> None:
+def test_each_kind_of_error_is_reported_once_with_its_number_of_rows() -> None:
     with pytest.raises(ValueError) as caught:
         check(["", "a", "", "b"], [0, 2, 1, None], label_values=(0, 1))
     assert str(caught.value).startswith("row 1: the text is empty (1 more such row); row 2: the label is '2'")
 
 
-def test_fractions_and_words_that_look_like_labels() -> None:
+def test_labels_may_be_written_as_text_whole_floats_or_booleans() -> None:
     assert check(["a", "b", "c"], ["0", 1.0, True], label_values=(0, 1))[1].tolist() == [0, 1, 1]
     with pytest.raises(ValueError, match=r"row 2: the label is '0\.5'"):
         check(["a", "b"], [0, 0.5], label_values=(0, 1))
@@ -100,16 +105,18 @@ def test_fractions_and_words_that_look_like_labels() -> None:
         (".parquet", b"PAR1 and then nothing of the kind", "Parquet"),
     ],
 )
-def test_bytes_that_cannot_be_read_are_named(tmp_path: Path, suffix: str, content: bytes, message: str) -> None:
+def test_a_file_that_cannot_be_read_is_an_error_that_names_the_row(
+    tmp_path: Path, suffix: str, content: bytes, message: str
+) -> None:
     path = tmp_path / f"data{suffix}"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         checked(path)
 
 
-def test_parquet_that_calls_bytes_text_is_found_out(tmp_path: Path) -> None:
+def test_parquet_that_declares_other_bytes_as_text_is_an_error(tmp_path: Path) -> None:
     offsets, content = pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xe9")
-    liar = pa.Array.from_buffers(pa.string(), 2, [None, offsets, content])
-    pyarrow.parquet.write_table(pa.table({"text": liar, "label": [0, 1]}), tmp_path / "data.parquet")
+    not_utf_8 = pa.Array.from_buffers(pa.string(), 2, [None, offsets, content])
+    pyarrow.parquet.write_table(pa.table({"text": not_utf_8, "label": [0, 1]}), tmp_path / "data.parquet")
     with pytest.raises(ValueError, match="row 2: the text is not UTF-8"):
         checked(tmp_path / "data.parquet")

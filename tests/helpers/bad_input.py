@@ -1,4 +1,4 @@
-"""Data files that cannot be used, each made in a folder and with what is said of it, and how a fault is said."""
+"""Broken data files, each with its error message, and the form that error messages have."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ ROWS = 12
 
 
 def check_lines(text: str, path: Path) -> None:
+    """Assert that each line starts with a place in the file ``path`` or an option, and is plain text."""
     place = re.compile(rf"({re.escape(str(path))}:\d+:\d+|--(set|only|data)\b.*?): \S")
     assert text
     for line in text.split("\n"):
@@ -48,15 +49,15 @@ def parquet(columns: Mapping[str, Any] | pa.Table) -> bytes:
     return content
 
 
-def instead(name: str, values: Any) -> bytes:
-    """A Parquet file with another column."""
+def with_column(name: str, values: Any) -> bytes:
+    """A Parquet file with other ``values`` in the column ``name``."""
     return parquet({**good_columns(), name: values})
 
 
-def twice(name: str) -> bytes:
+def with_column_twice(name: str) -> bytes:
     columns = good_columns()
     names = [*columns, name]
-    return parquet(pa.Table.from_arrays([pa.array(columns[each]) for each in names], names=names))
+    return parquet(pa.Table.from_arrays([pa.array(columns[column]) for column in names], names=names))
 
 
 def file(name: str, content: bytes) -> Make:
@@ -80,8 +81,8 @@ def table(content: bytes) -> Make:
 
 
 def labelled(*labels: object) -> Make:
-    """JSONL with more rows, of these labels."""
-    return jsonl(GOOD_JSONL + b"".join(json.dumps({"text": "a", "label": each}).encode() + b"\n" for each in labels))
+    """JSONL with one more row for each of these labels."""
+    return jsonl(GOOD_JSONL + b"".join(json.dumps({"text": "a", "label": label}).encode() + b"\n" for label in labels))
 
 
 def a_folder(folder: Path) -> Path:
@@ -94,14 +95,14 @@ def a_pipe(folder: Path) -> Path:
     return folder / "data.csv"
 
 
-def a_circle(folder: Path) -> Path:
+def links_in_a_circle(folder: Path) -> Path:
     (folder / "data.csv").symlink_to(folder / "other.csv")
     (folder / "other.csv").symlink_to(folder / "data.csv")
     return folder / "data.csv"
 
 
 def unreadable(name: str) -> Make:
-    """A file that can be opened and not be read, for root neither."""
+    """A file that can be opened but not read, not even by root."""
 
     def make(folder: Path) -> Path:
         (folder / name).symlink_to("/proc/self/mem")
@@ -110,15 +111,15 @@ def unreadable(name: str) -> Make:
     return make
 
 
-def lying_about_utf_8(column: str) -> bytes:
-    """Parquet whose ``column`` calls itself text and is not UTF-8."""
+def declared_as_text(column: str) -> bytes:
+    """Parquet whose ``column`` is declared as text and is not UTF-8."""
     raw = pa.array([b"caf\xe9"] * ROWS, pa.binary())
-    return instead(column, pa.Array.from_buffers(pa.string(), ROWS, raw.buffers()))
+    return with_column(column, pa.Array.from_buffers(pa.string(), ROWS, raw.buffers()))
 
 
 WHOLE = parquet(good_columns())
-FULL_STOP = WHOLE[: len(WHOLE) // 2]
-NESTED = instead("text", [{"title": "a", "body": "b"}] * ROWS)
+TRUNCATED = WHOLE[: len(WHOLE) // 2]
+NESTED = with_column("text", [{"title": "a", "body": "b"}] * ROWS)
 TIMES = pa.array([2**62] * ROWS, pa.timestamp("us"))
 OPEN_QUOTE = HEADER + b'"never closed,1\n' + b"".join(map(row, range(ROWS)))
 LONG_ROW = HEADER + b'"' + b"x" * 9_000_000 + b'",1\n' + b"".join(map(row, range(ROWS)))
@@ -134,7 +135,7 @@ DATA: Mapping[str, tuple[Make, str]] = {
     "csv: no label column": (csv(GOOD_CSV.replace(b"label", b"lable", 1)), "no column 'label', .* did you mean lable"),
     "csv: other separator": (csv(GOOD_CSV.replace(b",", b";")), "has no column 'text', it has text;label"),
     "csv: tabs": (csv(GOOD_CSV.replace(b",", b"\t")), r"has no column 'text', it has text\\tlabel"),
-    "csv: column twice": (csv(b"text,label,text\n" + b"a,1,b\n" * ROWS), "several columns are named 'text'"),
+    "csv: column twice": (csv(b"text,label,text\n" + b"a,1,b\n" * ROWS), "more than one column is named 'text'"),
     "csv: longer row": (csv(GOOD_CSV + b"a,1,2\n"), "row 13 has 3 columns, not 2"),
     "csv: shorter row": (csv(GOOD_CSV + b"a\n" + GOOD_CSV), "row 13 has 1 columns, not 2"),
     "csv: longer row not in UTF-8": (csv(GOOD_CSV + b"caf\xe9,1,2\n"), "row 13 has 3 columns, not 2"),
@@ -143,24 +144,30 @@ DATA: Mapping[str, tuple[Make, str]] = {
     "csv: label not UTF-8": (csv(GOOD_CSV + b"a,\xe9\n"), "row 13: the label is '.', not 0 or 1"),
     "csv: UTF-16": (csv(GOOD_CSV.decode().encode("utf-16")), "cannot be read as csv"),
     "csv: zeros": (csv(bytes(4_096)), "cannot be read as csv"),
-    "csv: NUL in a text": (csv(GOOD_CSV + b"a\0b,1\n"), "row 13: the text holds a NUL character"),
+    "csv: NUL in a text": (csv(GOOD_CSV + b"a\0b,1\n"), "row 13: the text contains a NUL character"),
     "csv: empty text": (csv(GOOD_CSV + b",1\n"), "row 13: the text is empty"),
     "csv: label 2": (csv(GOOD_CSV + b"a,2\n"), "row 13: the label is '2', not 0 or 1"),
     "csv: label missing": (csv(GOOD_CSV + b"a,\n"), "row 13: the label is missing"),
     "csv: date as label": (csv(HEADER + b"a,2026-11-24\n" * ROWS), "row 1: the label is '2026-11-24', not 0 or 1"),
     "csv: one class": (csv(OF_ONE_CLASS), "all labels are 1; two classes are needed"),
-    "csv: one long line": (csv(b"x" * 1_000_000 + b"\n"), "has no column 'text', it has x{60}…; name one"),
-    "csv: very many columns": (csv(MANY_COLUMNS), "has no column 'text', it has 0, .*, 11, …; name one"),
+    "csv: one long line": (
+        csv(b"x" * 1_000_000 + b"\n"),
+        "has no column 'text', it has x{60}…; set data.text_column to one of them",
+    ),
+    "csv: very many columns": (
+        csv(MANY_COLUMNS),
+        "has no column 'text', it has 0, .*, 11, …; set data.text_column to one",
+    ),
     "csv: open quote": (csv(OPEN_QUOTE), "row 1 has 1 columns, not 2"),
-    "csv: huge field": (csv(LONG_ROW), "a row has more than 4,000,000 bytes; is a quotation mark never closed"),
-    "csv: in truth Parquet": (csv(WHOLE), "cannot be read as csv|has no column"),
+    "csv: huge field": (csv(LONG_ROW), "a row is longer than 4,000,000 bytes; is a quotation mark never closed"),
+    "csv: Parquet with another suffix": (csv(WHOLE), "cannot be read as csv|has no column"),
     "jsonl: empty": (jsonl(b""), "cannot be read as jsonl: it has no rows"),
     "jsonl: empty lines": (jsonl(b"\n \n\r\n"), "it has no rows"),
     "jsonl: few rows": (jsonl(GOOD_JSONL.splitlines(keepends=True)[0] * 2), "has 2 rows; at least 10 are needed"),
-    "jsonl: array": (jsonl(b"[" + b",".join(GOOD_JSONL.splitlines()) + b"]"), "row 1 is no JSON object"),
-    "jsonl: numbers": (jsonl(b"1\n" * ROWS), "row 1 is no JSON object"),
-    "jsonl: nulls": (jsonl(b"null\n" * ROWS), "row 1 is no JSON object"),
-    "jsonl: an array among objects": (jsonl(GOOD_JSONL + b'["a", 1]\n'), "row 13 is no JSON object"),
+    "jsonl: array": (jsonl(b"[" + b",".join(GOOD_JSONL.splitlines()) + b"]"), "row 1 is not a JSON object"),
+    "jsonl: numbers": (jsonl(b"1\n" * ROWS), "row 1 is not a JSON object"),
+    "jsonl: nulls": (jsonl(b"null\n" * ROWS), "row 1 is not a JSON object"),
+    "jsonl: an array among objects": (jsonl(GOOD_JSONL + b'["a", 1]\n'), "row 13 is not a JSON object"),
     "jsonl: empty objects": (jsonl(b"{}\n" * ROWS), "has no column 'text'"),
     "jsonl: cut short": (jsonl(GOOD_JSONL[:-10]), "row 12 is not JSON: "),
     "jsonl: not JSON": (jsonl(GOOD_JSONL + b"\n{'text': 'a', 'label': 1}\n"), "row 13 is not JSON: "),
@@ -176,7 +183,10 @@ DATA: Mapping[str, tuple[Make, str]] = {
     "jsonl: no text": (jsonl(GOOD_JSONL + b'{"label": 1}\n'), "row 13: the text is empty"),
     "jsonl: label -1": (labelled(-1), "row 13: the label is '-1', not 0 or 1"),
     "jsonl: label null": (labelled(0, None), "row 14: the label is missing, not 0 or 1"),
-    "jsonl: label in words": (labelled("good"), "row 13: the label is 'good', not 0 or 1; data.label_values names"),
+    "jsonl: label in words": (
+        labelled("good"),
+        "row 13: the label is 'good', not 0 or 1; set data.label_values to the two",
+    ),
     "jsonl: label a half": (labelled(0.5), "row 13: the label is '0.5', not 0 or 1"),
     "jsonl: label NaN": (labelled(float("nan")), "row 13: the label is 'nan', not 0 or 1"),
     "jsonl: label a list": (labelled([1], [0]), r"row 13: the label is '\[1\]', not 0 or 1.* \(1 more such row\)"),
@@ -186,31 +196,43 @@ DATA: Mapping[str, tuple[Make, str]] = {
     "parquet: magic only": (table(b"PAR1PAR1"), "cannot be read as parquet"),
     "parquet: wrong magic": (table(b"PAR2" + WHOLE[4:-4] + b"PAR2"), "cannot be read as parquet: .*magic bytes"),
     "parquet: encrypted": (table(WHOLE[:-4] + b"PARE"), "cannot be read as parquet"),
-    "parquet: cut short": (table(FULL_STOP), "cannot be read as parquet: .*magic bytes"),
+    "parquet: cut short": (table(TRUNCATED), "cannot be read as parquet: .*magic bytes"),
     "parquet: pages overwritten": (
         table(WHOLE[:4] + bytes(150) + WHOLE[154:]),
         "data.parquet, Couldn't deserialize thrift",
     ),
-    "parquet: in truth CSV": (table(GOOD_CSV), "cannot be read as parquet: .*magic bytes"),
-    "parquet: column twice": (table(twice("text")), "several columns are named 'text'"),
+    "parquet: CSV with another suffix": (table(GOOD_CSV), "cannot be read as parquet: .*magic bytes"),
+    "parquet: column twice": (table(with_column_twice("text")), "more than one column is named 'text'"),
     "parquet: nested text": (table(NESTED), "the column 'text' of .* holds struct<.*>, not text"),
-    "parquet: lists as text": (table(instead("text", [["a"]] * ROWS)), "holds list<.*>, not text"),
-    "parquet: numbers as text": (table(instead("text", list(range(ROWS)))), "holds int64, not text"),
-    "parquet: all texts null": (table(instead("text", [None] * ROWS)), "holds null, not text"),
-    "parquet: times as labels": (table(instead("label", TIMES)), r"the column 'label' .* timestamp\[us\], not labels"),
-    "parquet: text not UTF-8": (table(lying_about_utf_8("text")), "row 1: the text is not UTF-8"),
-    "parquet: label not UTF-8": (table(lying_about_utf_8("label")), "a column's name or a label is not UTF-8"),
-    "parquet: label 2": (table(instead("label", [0, 1, 2] * 4)), r"row 3: the label is '2'.* \(3 more such rows\)"),
-    "parquet: labels null": (table(instead("label", [None] * ROWS)), r"row 1: the label is missing.* \(11 more"),
-    "parquet: one class": (table(instead("label", [0] * ROWS)), "all labels are 0; two classes are needed"),
-    "a folder": (a_folder, "data.csv is no file"),
-    "a pipe": (a_pipe, "data.csv is no file"),
-    "links in a circle": (a_circle, "data.csv does not exist"),
+    "parquet: lists as text": (table(with_column("text", [["a"]] * ROWS)), "holds list<.*>, not text"),
+    "parquet: numbers as text": (table(with_column("text", list(range(ROWS)))), "holds int64, not text"),
+    "parquet: all texts null": (table(with_column("text", [None] * ROWS)), "holds null, not text"),
+    "parquet: times as labels": (
+        table(with_column("label", TIMES)),
+        r"the column 'label' .* timestamp\[us\], not labels",
+    ),
+    "parquet: text not UTF-8": (table(declared_as_text("text")), "row 1: the text is not UTF-8"),
+    "parquet: label not UTF-8": (table(declared_as_text("label")), "a column's name or a label is not UTF-8"),
+    "parquet: label 2": (table(with_column("label", [0, 1, 2] * 4)), r"row 3: the label is '2'.* \(3 more such rows\)"),
+    "parquet: labels null": (table(with_column("label", [None] * ROWS)), r"row 1: the label is missing.* \(11 more"),
+    "parquet: one class": (table(with_column("label", [0] * ROWS)), "all labels are 0; two classes are needed"),
+    "a folder": (a_folder, "data.csv is not a regular file"),
+    "a pipe": (a_pipe, "data.csv is not a regular file"),
+    "links in a circle": (links_in_a_circle, "data.csv does not exist"),
     "unreadable csv": (unreadable("data.csv"), "data.csv cannot be read as csv"),
     "unreadable jsonl": (unreadable("data.jsonl"), "data.jsonl cannot be read as jsonl"),
     "unreadable parquet": (unreadable("data.parquet"), "data.parquet cannot be read as parquet"),
-    "another kind": (file("data.xlsx", b"PK"), "is no data file; its name must end in .parquet, .csv, .jsonl"),
-    "pickled": (file("data.pkl", b"\x80\x04N."), "is no data file; its name must end in .parquet, .csv, .jsonl"),
-    "compressed": (file("data.csv.gz", b"\x1f\x8b"), "is no data file; its name must end in .parquet, .csv, .jsonl"),
-    "a name of two lines": (file("da\nta.csv", GOOD_CSV), "holds a character that cannot be printed"),
+    "another kind": (
+        file("data.xlsx", b"PK"),
+        "is not a supported data file; its name must end in .parquet, .csv, .jsonl",
+    ),
+    "pickled": (
+        file("data.pkl", b"\x80\x04N."),
+        "is not a supported data file; its name must end in .parquet, .csv, .jsonl",
+    ),
+    "compressed": (
+        file("data.csv.gz", b"\x1f\x8b"),
+        "is not a supported data file; its name must end in .parquet, .csv, .jsonl",
+    ),
+    "a name of two lines": (file("da\nta.csv", GOOD_CSV), "contains an unprintable character"),
 }

@@ -1,4 +1,4 @@
-"""Model folders that cannot be used: a good one is copied and broken, with what is said of it."""
+"""Ways to break a copy of a good model folder, each with its error message."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def a_link(name: str, to: str) -> Break:
 
 
 class WritesAFile:
-    """What a pickle runs when it is loaded: it would leave a folder ``was-run``."""
+    """A pickle that makes a folder ``was-run`` when it is loaded."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,12 +80,12 @@ def pickled(name: str) -> Break:
 
 
 def own_code(folder: Path) -> None:
-    """Code that would leave a file ``was-run``."""
+    """Code that writes a file ``was-run`` when it is imported."""
     (folder / "mine.py").write_text(f"open({str(folder / 'was-run')!r}, 'w')\nclass Mine: pass\n")
 
 
 def without_ends(folder: Path) -> None:
-    """A tokenizer that puts words at the ends which it does not have: in Rust, a panic."""
+    """A tokenizer that adds end tokens which it does not have: a panic in Rust."""
     values = json.loads((folder / TOKENIZER).read_text())
     values["post_processor"]["special_tokens"] = {}
     (folder / TOKENIZER).write_text(json.dumps(values))
@@ -107,15 +107,15 @@ def more_words(folder: Path) -> None:
 
 OWN_CODE = {"AutoConfig": "mine.Mine", "AutoModelForSequenceClassification": "mine.Mine"}
 
-# Told by the space, before torch is imported.
+# Refused while the space is read, before torch is imported.
 SEEN: Mapping[str, tuple[Break, str]] = {
     "config missing": (without(CONFIG), "has no config.json"),
     "config a folder": (a_folder(CONFIG), "has no config.json"),
     "config a pipe": (a_pipe(CONFIG), "has no config.json"),
     "config links in a circle": (a_link(CONFIG, CONFIG), "has no config.json"),
-    "config unreadable": (a_link(CONFIG, "/proc/self/mem"), "config.json is no file that can be read"),
+    "config unreadable": (a_link(CONFIG, "/proc/self/mem"), "config.json is not a readable file"),
     "config empty": (write(CONFIG, b""), "config.json is not JSON"),
-    "config a list": (write(CONFIG, b"[1, 2]"), "config.json holds no JSON object; is the folder"),
+    "config a list": (write(CONFIG, b"[1, 2]"), "config.json is not a JSON object; did save_pretrained write the folder?"),
     "config cut short": (cut(CONFIG, 100), "config.json is not JSON"),
     "config not UTF-8": (write(CONFIG, b'{"model_type": "b\xe9rt"}'), "config.json is not UTF-8"),
     "config deep": (write(CONFIG, b'{"a": ' + b"[" * 100_000), "config.json is not JSON"),
@@ -124,24 +124,24 @@ SEEN: Mapping[str, tuple[Break, str]] = {
         then(without("*.safetensors"), pickled("pytorch_model.bin")),
         "has no .safetensors weights; pickled weights are not read",
     ),
-    "weights a folder": (a_folder(WEIGHTS), "model.safetensors is no file that can be read"),
-    "weights a pipe": (a_pipe(WEIGHTS), "model.safetensors is no file that can be read"),
-    "weights links in a circle": (a_link(WEIGHTS, WEIGHTS), "model.safetensors is no file that can be read"),
-    "weights linked to nothing": (a_link(WEIGHTS, "nowhere"), "model.safetensors is no file that can be read"),
-    "weights unreadable": (a_link(WEIGHTS, "/proc/self/mem"), "model.safetensors is no file that can be read"),
+    "weights a folder": (a_folder(WEIGHTS), "model.safetensors is not a readable file"),
+    "weights a pipe": (a_pipe(WEIGHTS), "model.safetensors is not a readable file"),
+    "weights links in a circle": (a_link(WEIGHTS, WEIGHTS), "model.safetensors is not a readable file"),
+    "weights linked to nothing": (a_link(WEIGHTS, "nowhere"), "model.safetensors is not a readable file"),
+    "weights unreadable": (a_link(WEIGHTS, "/proc/self/mem"), "model.safetensors is not a readable file"),
     "weights' index not JSON": (write(INDEX, b"{"), "model.safetensors.index.json is not JSON"),
-    "tokenizer a pipe": (a_pipe(TOKENIZER), "tokenizer.json is no file that can be read"),
-    "tokenizer a folder": (a_folder(TOKENIZER), "tokenizer.json is no file that can be read"),
+    "tokenizer a pipe": (a_pipe(TOKENIZER), "tokenizer.json is not a readable file"),
+    "tokenizer a folder": (a_folder(TOKENIZER), "tokenizer.json is not a readable file"),
     "tokenizer empty": (write(TOKENIZER, b""), "tokenizer.json is not JSON"),
     "tokenizer cut short": (cut(TOKENIZER, -1), "tokenizer.json is not JSON"),
-    "tokenizer a list": (write(TOKENIZER, b"[]"), "tokenizer.json holds no JSON object"),
+    "tokenizer a list": (write(TOKENIZER, b"[]"), "tokenizer.json is not a JSON object"),
     "tokenizer not UTF-8": (write(TOKENIZER, b'{"\xe9": 0}'), "tokenizer.json is not UTF-8"),
-    "tokenizer's settings a list": (write(TOKENIZER_CONFIG, b"[]"), "tokenizer_config.json holds no JSON object"),
+    "tokenizer's settings a list": (write(TOKENIZER_CONFIG, b"[]"), "tokenizer_config.json is not a JSON object"),
 }
 
-# Told before Ray starts, when the model is loaded.
+# Refused when the model is loaded, before Ray starts.
 LOADED: Mapping[str, tuple[Break, str]] = {
-    "config says nothing": (write(CONFIG, b"{}"), r"could not be loaded \(Unrecognized model .*model_type"),
+    "config empty object": (write(CONFIG, b"{}"), r"could not be loaded \(Unrecognized model .*model_type"),
     "config of an unknown family": (edit(CONFIG, model_type="brt"), r"model type `brt` but Transformers does not"),
     "config of family 5": (edit(CONFIG, model_type=5), "model type `5` but Transformers does not"),
     "config of a family with its own code": (
@@ -162,14 +162,17 @@ LOADED: Mapping[str, tuple[Break, str]] = {
     "config with a width in words": (edit(CONFIG, hidden_size="wide"), "'hidden_size' expected int, got str"),
     "config with a width of null": (edit(CONFIG, hidden_size=None), "'hidden_size' expected int, got NoneType"),
     "config with a negative width": (edit(CONFIG, hidden_size=-32), r"could not be loaded \(.*negative dimension"),
-    "config with another width": (edit(CONFIG, hidden_size=64), r"its files lack \d+ weights that its config asks for"),
+    "config with another width": (edit(CONFIG, hidden_size=64), r"its files lack \d+ weights that its config requires"),
     "config with three heads": (edit(CONFIG, num_attention_heads=3), "is not a multiple of the number of attention"),
     "config with more layers": (
         edit(CONFIG, num_hidden_layers=3),
         r"its files lack \d+ weights .* bert.encoder.layer.2",
     ),
-    "config with a million layers": (edit(CONFIG, num_hidden_layers=10**6), "asks for 1,000,000 layers; a model has"),
-    "config without layers": (edit(CONFIG, num_hidden_layers=0), "asks for 0 layers; a model has 1 to 1,000"),
+    "config with a million layers": (
+        edit(CONFIG, num_hidden_layers=10**6),
+        "has 1,000,000 layers in its config; between 1 and 1,000",
+    ),
+    "config without layers": (edit(CONFIG, num_hidden_layers=0), "has 0 layers in its config; between 1 and 1,000"),
     "config with an unknown activation": (edit(CONFIG, hidden_act="none"), r"could not be loaded \(KeyError: 'none'\)"),
     "config with a distant padding id": (edit(CONFIG, pad_token_id=999), "Padding_idx must be within num_embeddings"),
     "config of RoBERTa without padding": (
@@ -178,7 +181,7 @@ LOADED: Mapping[str, tuple[Break, str]] = {
     ),
     "config with few positions": (
         edit(CONFIG, max_position_embeddings=8),
-        "takes at most 8 tokens, data.max_length is",
+        "accepts at most 8 tokens, and data.max_length is",
     ),
     "config quantized": (edit(CONFIG, quantization_config={"quant_method": "gptq", "bits": 4}), "could not be loaded"),
     "weights empty": (write(WEIGHTS, b""), r"could not be loaded \(Error while deserializing header: header too small"),
@@ -186,8 +189,11 @@ LOADED: Mapping[str, tuple[Break, str]] = {
     "weights' header cut short": (cut(WEIGHTS, 100), "deserializing header: invalid header length"),
     "weights' header too long": (write(WEIGHTS, b"\xff" * 8 + b"{}"), "deserializing header: header too large"),
     "weights' header not JSON": (write(WEIGHTS, header(b"no JSON!")), "deserializing header: invalid JSON in header"),
-    "weights without tensors": (write(WEIGHTS, header(b"{}")), r"its files lack \d+ weights that its config asks for"),
-    "weights in truth pickled": (pickled(WEIGHTS), r"could not be loaded \(Error while deserializing header"),
+    "weights without tensors": (write(WEIGHTS, header(b"{}")), r"its files lack \d+ weights that its config requires"),
+    "weights pickled with another suffix": (
+        pickled(WEIGHTS),
+        r"could not be loaded \(Error while deserializing header",
+    ),
     "weights without their index": (rename(WEIGHTS, SHARD), "no file named model.safetensors found"),
     "weights' index without the files": (
         then(rename(WEIGHTS, SHARD), write(INDEX, b'{"metadata": {}, "weight_map": {"a": "../../b.safetensors"}}')),
@@ -206,6 +212,6 @@ LOADED: Mapping[str, tuple[Break, str]] = {
     ),
     "tokenizer without its ends": (without_ends, r"could not be loaded \(no entry found for key\)"),
     "tokenizer with an unknown word it lacks": (edit(TOKENIZER_CONFIG, unk_token=""), r"could not be loaded \("),
-    "tokenizer of another model": (more_words, "its tokenizer has 13 ids, and the model knows 12"),
+    "tokenizer of another model": (more_words, "its tokenizer has 13 ids, and the model has embeddings for 12"),
     "tokenizer without padding": (without_padding, "its tokenizer has no padding token"),
 }

@@ -1,4 +1,4 @@
-"""Reads docker/compose.yaml as Compose does: variables filled in, anchors merged, commands as words."""
+"""docker/compose.yaml read as Compose reads it: variables filled in, anchors merged, commands as words."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)(?::-([^}]*))?\})")
 
 
 def fill_in(value: Any, environment: Mapping[str, str]) -> Any:
-    """``${NAME:-default}`` and ``$$`` in every text of a YAML value; keys are left as they are."""
+    """Fill in ``${NAME:-default}`` and ``$$`` in every text of a YAML value; keys stay as they are."""
     if isinstance(value, str):
         return VARIABLE.sub(lambda m: "$" if m[1] else environment.get(m[2]) or m[3] or "", value)
     if isinstance(value, list):
@@ -33,7 +33,7 @@ class Service:
 
     @property
     def words(self) -> list[str]:
-        """What its container runs; nothing where the image says it."""
+        """The command of its container; empty where it is the image's."""
         parts = (self.values.get("entrypoint", []), self.values.get("command", []))
         return [word for part in parts for word in (shlex.split(part) if isinstance(part, str) else part)]
 
@@ -43,23 +43,23 @@ class Service:
 
     @property
     def needs(self) -> list[str]:
-        """The services that have to be healthy before it starts."""
+        """The services that must be healthy before it starts."""
         return list(self.values.get("depends_on", {}))
 
     @property
     def health(self) -> list[str]:
-        """The command that succeeds when it is healthy."""
+        """The command of its health check."""
         kind, *words = self.values["healthcheck"]["test"]
         assert kind == "CMD"
         return [str(word) for word in words]
 
     @property
     def built(self) -> bool:
-        """It runs the image that docker/Dockerfile makes."""
+        """Whether it runs the image of docker/Dockerfile."""
         return "build" in self.values
 
 
 def read_compose(environment: Mapping[str, str] | None = None) -> tuple[dict[str, Service], dict[str, Any]]:
-    """The services by name, and the whole file, for the given variables."""
+    """The services by name, and the whole file, with the given variables."""
     values = fill_in(yaml.safe_load((DOCKER / "compose.yaml").read_text()), environment or {})
     return {name: Service(name, service) for name, service in values["services"].items()}, values

@@ -1,15 +1,14 @@
-"""Runs the services of docker/compose.yaml as processes of this machine: its own commands, wired as it wires them.
+"""The services of docker/compose.yaml as processes of this machine: its own commands, connected as it connects them.
 
-What a container would have to itself is put elsewhere: names of services become 127.0.0.1, each service's ports become
-free ones, mounted folders and secrets lie in one folder. PostgreSQL's image is stood in for by the server that is
-installed. With STUDY_CONTAINER naming a container of buildah's, all of our services run in the image that it came from.
+What a container has to itself is moved: service names become 127.0.0.1, each service's ports become free ones, and
+mounted folders and secrets are in one folder. The installed PostgreSQL server replaces its image. With STUDY_CONTAINER
+set to the name of a buildah container, all services of our image run in that one.
 """
 
 import contextlib
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,32 +21,24 @@ from typing import Self
 import psutil
 from compose_file import Service, read_compose
 from places import ROOT
-from servers import postgres_program
+from servers import find_free_port, postgres_program
 
 # The ports inside the containers.
 PORTS = (5000, 5432, 6379, 8080, 8265, 52365)
-# Where a container has what lies in the stack's folder here.
+# A container's folders, and their names in the stack's folder.
 FOLDERS = {"/run/secrets": "secrets", "/run/gpus": "gpus", "/mlartifacts": "mlartifacts", "/studies": "studies"}
 OWNER = "postgres"
 HEALTHY_WITHIN_SECONDS = 240
 
 
-def free_port() -> int:
-    """A TCP port that nobody listened on a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
-
-
 class Stack:
-    """The services, each with the ports and the folders that stand for its own; use it as a context."""
+    """The services, with the ports and folders that replace their own; use it as a context."""
 
     def __init__(self) -> None:
         self.services, _ = read_compose()
         self.folder = Path(tempfile.mkdtemp(prefix="study-stack-"))
         self.folder.chmod(0o755)
-        self.ports = {(name, port): free_port() for name in self.services for port in PORTS}
+        self.ports = {(name, port): find_free_port() for name in self.services for port in PORTS}
         self.container = os.environ.get("STUDY_CONTAINER")
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         for name in (*FOLDERS.values(), "postgres"):
@@ -58,7 +49,7 @@ class Stack:
         if self.container:
             for path in (self.folder, *self.folder.rglob("*")):
                 os.chown(path, 1000, 1000)
-        # A server refuses to be root's.
+        # PostgreSQL refuses to run as root.
         self.owner = OWNER if os.geteuid() == 0 else None
         if self.owner:
             shutil.chown(self.folder / "postgres", self.owner)
@@ -71,46 +62,46 @@ class Stack:
             self.stop(name)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def place(self, text: str, name: str) -> str:
+    def localize(self, text: str, name: str) -> str:
         """``text`` of the service ``name`` with this machine's addresses and folders."""
 
         def port(match: re.Match[str]) -> str:
-            other, number = match[1], int(match[2])
-            return f"127.0.0.1:{self.ports[other, number]}" if other else str(self.ports[name, number])
+            service, number = match[1], int(match[2])
+            return f"127.0.0.1:{self.ports[service, number]}" if service else str(self.ports[name, number])
 
         text = re.sub(rf"(?:\b({'|'.join(self.services)}):)?\b({'|'.join(map(str, PORTS))})\b", port, text)
-        for inside, here in FOLDERS.items():
-            text = re.sub(rf"(?<![\w/]){inside}\b", str(self.folder / here), text)
+        for inside, local in FOLDERS.items():
+            text = re.sub(rf"(?<![\w/]){inside}\b", str(self.folder / local), text)
         return text.replace("0.0.0.0", "127.0.0.1")
 
     def words(self, name: str, *arguments: str) -> list[str]:
-        """The command of a service; ``arguments`` take the place of the file's ``command`` as `compose run` has it."""
+        """The command of a service; ``arguments`` replace the file's ``command``, as with `compose run`."""
         service = self.services[name]
         if arguments:
             service = Service(name, {**service.values, "command": list(arguments)})
-        words = [self.place(word, name) for word in service.words]
-        # Nodes of one machine tell each other apart by their ports, not by their address.
+        words = [self.localize(word, name) for word in service.words]
+        # Nodes on the same machine are distinguished by their ports, not by their address.
         return [*words, "--node-ip-address=127.0.0.1"] if name in ("ray-head", "worker") else words
 
     def environment(self, name: str) -> dict[str, str]:
-        """What a service finds in its environment."""
-        values = {key: self.place(value, name) for key, value in self.services[name].environment.items()}
+        """The environment of a service."""
+        values = {key: self.localize(value, name) for key, value in self.services[name].environment.items()}
         values |= {"WORKER_CPUS": "2", "GPU_LOCKS": str(self.folder / "gpus"), "HF_HUB_OFFLINE": "1"}
-        # Metrics are exported every ten seconds otherwise, in which a small study has come to its end.
+        # The default is every ten seconds, in which a small study ends.
         values["RAY_metrics_report_interval_ms"] = "500"
         if "RAY_JOIN_ARGS" in values:
             values["RAY_JOIN_ARGS"] += " --node-ip-address=127.0.0.1"
         return values
 
     def popen(self, words: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-        """Start a program with our code around it, be it in the image or beside this interpreter."""
+        """Start a program that finds our code, in the image or with this interpreter."""
         variables = {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", **environment}
         values = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
         values |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
         if self.container:
-            given = [word for key, value in variables.items() for word in ("--env", f"{key}={value}")]
-            mounted = ["--volume", f"{self.folder}:{self.folder}"]
-            words = ["buildah", "run", "--isolation", "chroot", *given, *mounted, self.container, "--", *words]
+            options = [word for key, value in variables.items() for word in ("--env", f"{key}={value}")]
+            options += ["--volume", f"{self.folder}:{self.folder}"]
+            words = ["buildah", "run", "--isolation", "chroot", *options, self.container, "--", *words]
         with log.open("ab") as file:
             return subprocess.Popen(
                 words, cwd=ROOT, env={**values, **variables}, stdout=file, stderr=subprocess.STDOUT,
@@ -118,7 +109,7 @@ class Stack:
             )  # fmt: skip
 
     def log(self, name: str) -> str:
-        """What a service has printed."""
+        """The output of a service so far."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -137,31 +128,31 @@ class Stack:
         return process
 
     def _start_postgres(self, log: Path) -> subprocess.Popen[bytes]:
-        """What the image's entrypoint does: make the user and the database that the environment names, and serve."""
-        asked, data = self.environment("postgres"), self.folder / "postgres"
-        user, password = asked["POSTGRES_USER"], Path(asked["POSTGRES_PASSWORD_FILE"]).read_text()
+        """Create the user and the database that the environment names, and serve, as the image's entrypoint does."""
+        variables, data = self.environment("postgres"), self.folder / "postgres"
+        user, password = variables["POSTGRES_USER"], Path(variables["POSTGRES_PASSWORD_FILE"]).read_text()
         port = str(self.ports["postgres", 5432])
-        make = [postgres_program("initdb"), "--pgdata", str(data), "--username", user, "--auth", "scram-sha-256"]
+        init = [postgres_program("initdb"), "--pgdata", str(data), "--username", user, "--auth", "scram-sha-256"]
         secret = data.with_name("password")
         secret.write_text(password)
         if self.owner:
             shutil.chown(secret, self.owner)
-        subprocess.run([*make, f"--pwfile={secret}"], cwd="/", user=self.owner, check=True, capture_output=True)
+        subprocess.run([*init, f"--pwfile={secret}"], cwd="/", user=self.owner, check=True, capture_output=True)
         serve = [postgres_program("postgres"), "-D", str(data), "-p", port, "-c", "unix_socket_directories="]
         with log.open("ab") as file:
             process = subprocess.Popen(
                 serve, cwd="/", user=self.owner, stdout=file, stderr=file, start_new_session=True
             )
-        create = [postgres_program("createdb"), "-h", "127.0.0.1", "-p", port, "-U", user, asked["POSTGRES_DB"]]
-        until = time.monotonic() + 30
+        create = [postgres_program("createdb"), "-h", "127.0.0.1", "-p", port, "-U", user, variables["POSTGRES_DB"]]
+        deadline = time.monotonic() + 30
         while subprocess.run(create, env={**os.environ, "PGPASSWORD": password}, capture_output=True).returncode:
-            assert time.monotonic() < until, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
         return process
 
     def healthy(self, name: str) -> bool:
-        """Ask as the file's health check asks; a page is fetched without wget, which not every machine has."""
-        words = [self.place(word, name) for word in self.services[name].health]
+        """Whether the file's health check succeeds; its wget is replaced, because not every machine has it."""
+        words = [self.localize(word, name) for word in self.services[name].health]
         if words[0] == "wget":
             try:
                 with urllib.request.urlopen(words[-1], timeout=5) as answer:
@@ -173,21 +164,21 @@ class Stack:
         return subprocess.run(words, env={**os.environ, **port}, capture_output=True, check=False).returncode == 0
 
     def wait_until_healthy(self, name: str) -> None:
-        """Wait as `compose up` does for a service that others depend on."""
-        until = time.monotonic() + HEALTHY_WITHIN_SECONDS
+        """Wait until a service is healthy, as `compose up` does before it starts others."""
+        deadline = time.monotonic() + HEALTHY_WITHIN_SECONDS
         while not self.healthy(name):
             assert self.running[name].poll() is None, f"{name} ended: {self.log(name)}"
-            assert time.monotonic() < until, f"{name} is not healthy: {self.log(name)}"
+            assert time.monotonic() < deadline, f"{name} is not healthy: {self.log(name)}"
             time.sleep(0.5)
 
     def stop(self, name: str) -> None:
-        """End a service as `compose stop` does, and whatever it left."""
+        """Stop a service as `compose stop` does, and kill its remaining processes."""
         process = self.running.pop(name)
         try:
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         except psutil.NoSuchProcess:
             family = []
-        # buildah hands no signal on to what it runs.
+        # buildah does not pass signals on to what it runs.
         for member in [member for member in family if not member.name().startswith(("buildah", "exe"))][:1]:
             member.terminate()
         psutil.wait_procs(family[:1], timeout=30)

@@ -1,4 +1,4 @@
-"""Trains a trajectory in a process of its own, which kills itself at a chosen place as a power cut would."""
+"""A trajectory trained in its own process, which kills itself at a given place, as a power cut would."""
 
 import multiprocessing
 import os
@@ -9,16 +9,16 @@ from typing import Any, Literal, NamedTuple
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from study.records import TrajectoryFolder
+from study.storage import TrajectoryFolder
 from study.training.trajectory import train_trajectory
 
-# The server imports torch once; what it forks begins as a new process does, without a thread or a random number drawn.
+# The server imports torch once; a process that it forks starts like a new one, without threads or used random numbers.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["study.training.trajectory"])
 
 
 class Place(NamedTuple):
-    """After the ``number``-th optimizer step of the process, or before the ``number``-th thing it does to a file."""
+    """After the ``number``-th optimizer step of the process, or before its ``number``-th access to a file."""
 
     what: Literal["step", "file"]
     number: int
@@ -35,17 +35,17 @@ def run(folder: Path, *, kill_at: Place | None = None) -> int:
 
 
 def _train(folder: Path, kill_at: Place | None) -> None:
-    passed = {"step": 0, "file": 0}
+    counts = {"step": 0, "file": 0}
 
     def count(what: Literal["step", "file"]) -> None:
-        passed[what] += 1
-        if kill_at == (what, passed[what]):
+        counts[what] += 1
+        if kill_at == (what, counts[what]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def look(event: str, arguments: tuple[Any, ...]) -> None:
+    def count_file_access(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir") and str(folder) in str(arguments[0]):
             count("file")
 
-    sys.addaudithook(look)
+    sys.addaudithook(count_file_access)
     register_optimizer_step_post_hook(lambda *_: count("step"))
-    train_trajectory(TrajectoryFolder(folder), cpu_threads=1, report=lambda _: None)
+    train_trajectory(TrajectoryFolder(folder), cpu_threads=1)

@@ -1,4 +1,4 @@
-"""Makes small loops on made-up tokens: seconds to train, and nothing about them but their sizes is special."""
+"""Small loops on made-up tokens, which take seconds to train and are special only in their sizes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,16 +8,17 @@ import numpy as np
 import torch
 
 from study.data.dataset import Encoded, EncodedData
-from study.models.classifier import SpecialTokens, load_classifier
+from study.models.classifier import load_classifier
+from study.models.tokenizer import SpecialTokens
+from study.records import Precision
 from study.settings import Settings
-from study.stopping import Policy
-from study.training.devices import Precision
+from study.stopping import StoppingPolicy
 from study.training.loop import FineTuning
 
 FAMILIES = ("tiny-bert", "tiny-roberta")
 CPU = torch.device("cpu")
 VOCABULARY, LENGTH, CLASSES = 120, 16, 2
-# Both families' padding id is within the special ids; none of these stands in a text.
+# Ids below this one are special, both families' padding among them, and occur in no text.
 SPECIAL_IDS = 5
 
 
@@ -29,7 +30,7 @@ def make_settings(**values: Any) -> Settings:
 
 
 def make_encoded(n: int, *, seed: int, pad: int, shortest: int = 3) -> Encoded:
-    """Texts of 3 to 16 tokens whose label is whether the low half of the vocabulary prevails in them."""
+    """Texts of ``shortest`` to 16 tokens, labelled by whether most tokens are from the low half of the vocabulary."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(shortest, LENGTH + 1, n)
     ids = rng.integers(SPECIAL_IDS, VOCABULARY, (n, LENGTH))
@@ -60,7 +61,7 @@ def make_loop(
     data: EncodedData,
     settings: Settings,
     *,
-    policies: Sequence[Policy] | None = None,
+    policies: Sequence[StoppingPolicy] | None = None,
     precision: Precision = "float32",
 ) -> FineTuning:
     """A loop at its start, with the number of steps that a plan would give it; one policy that never stops early."""
@@ -74,7 +75,7 @@ def make_loop(
         model,
         data,
         settings,
-        policies=policies or [Policy(max_epochs=-(-steps // steps_per_epoch))],
+        policies=policies or [StoppingPolicy(max_epochs=-(-steps // steps_per_epoch))],
         optimizer_steps=steps,
         device=CPU,
         precision=precision,
@@ -87,6 +88,6 @@ def weights(loop: FineTuning) -> dict[str, torch.Tensor]:
 
 
 def assert_same_bits(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Both hold the same names and, for each, the same bits."""
+    """Assert the same names and, for each, the same bits."""
     assert got.keys() == expected.keys()
     assert [name for name in got if not torch.equal(got[name], expected[name])] == []

@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine: each node is a process with children, and all of them end by their pids."""
+"""A Ray cluster on this machine, each of whose nodes is a process with children."""
 
 import contextlib
 import os
@@ -22,41 +22,41 @@ while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
-    """Wait for ``condition`` to be true, asked again and again."""
+    """Poll ``condition`` until it is true."""
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not come about"
+        assert time.monotonic() < until, f"still not true after {seconds:g} seconds"
         time.sleep(0.05)
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process and all that came from it."""
+    """A process and all of its descendants; empty where it has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
     return []
 
 
-def kill(processes: Sequence[psutil.Process]) -> None:
-    """End processes as a power cut does."""
+def kill_processes(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes at once, as a power cut would."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
     psutil.wait_procs(processes, timeout=30)
 
 
-def training(pid: int) -> list[psutil.Process]:
-    """Those of the Ray workers under a process that run a trajectory."""
-    found = []
+def training_workers(pid: int) -> list[psutil.Process]:
+    """The Ray workers under a process that run a trajectory."""
+    workers = []
     for process in family(pid):
         with contextlib.suppress(psutil.Error, IndexError):
             if process.cmdline()[0].startswith("ray::ImplicitFunc"):
-                found.append(process)
-    return found
+                workers.append(process)
+    return workers
 
 
 class Cluster:
-    """A head at ``address``, and whoever joined it."""
+    """A head node at ``address``, and the nodes that joined it."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
@@ -64,8 +64,8 @@ class Cluster:
         self.address = f"127.0.0.1:{port}"
         self.nodes: list[subprocess.Popen[bytes]] = []
 
-    def add(self, *options: str, wrapper: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        """Start a node, the first as the head; returns its process, whose children the others are."""
+    def start_node(self, *options: str, wrapper: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start a node, the first one as the head; returns the process that has the node's processes as children."""
         place = [f"--address={self.address}"]
         if not self.nodes:
             place = ["--head", f"--port={self.port}", "--include-dashboard=false"]
@@ -84,18 +84,18 @@ class Cluster:
         subprocess.run(wait, check=True, timeout=90, env=environment)
         return process
 
-    def end(self) -> None:
-        """End every node."""
+    def stop(self) -> None:
+        """Kill every node."""
         for node in reversed(self.nodes):
-            kill(family(node.pid))
+            kill_processes(family(node.pid))
             node.wait()
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, port: int) -> Iterator[Cluster]:
-    """A cluster without nodes, whose nodes are ended in the end."""
-    made = Cluster(folder, port)
+def open_cluster(folder: Path, port: int) -> Iterator[Cluster]:
+    """A cluster that has no nodes yet; those that it gets are killed in the end."""
+    nodes = Cluster(folder, port)
     try:
-        yield made
+        yield nodes
     finally:
-        made.end()
+        nodes.stop()

@@ -1,8 +1,9 @@
-"""An MLflow server and the database behind it, as processes that end by their pids."""
+"""An MLflow server and its PostgreSQL database, as processes of this machine."""
 
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,24 +13,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-from ray_cluster import family, kill, wait_until
+from ray_cluster import family, kill_processes, wait_until
+
+
+def find_free_port() -> int:
+    """A TCP port of this machine that nobody listened on a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
 
 
 def postgres_program(name: str) -> str:
     """A program of the newest PostgreSQL that is installed; Debian keeps them off the path."""
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
-    return str(found[-1]) if found else name
+    programs = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: float(path.parts[4]))
+    return str(programs[-1]) if programs else name
 
 
 @contextlib.contextmanager
 def postgres(log: Path, port: int) -> Iterator[str]:
     """A PostgreSQL server that writes ``log``; gives the URI of its database."""
-    # It refuses to be root: what root starts, the package's own user runs, in a folder that lies where this user may
-    # look. pytest's does not: each session of pytest closes it again to everybody else.
+    # PostgreSQL refuses to run as root, so root starts it as the package's own user. That user cannot read pytest's
+    # temporary folders, which each session closes to all others.
     as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
     user = "postgres" if as_user else os.environ["USER"]
-    with tempfile.TemporaryDirectory(prefix="study-postgres-") as made, log.open("wb") as output:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(prefix="study-postgres-") as temporary, log.open("wb") as output:
+        folder = Path(temporary)
         if as_user:
             shutil.chown(folder, "postgres", "postgres")
         create = [*as_user, postgres_program("initdb"), "-D", str(folder), "-A", "trust", "-U", user, "--no-sync"]
@@ -47,7 +56,7 @@ def postgres(log: Path, port: int) -> Iterator[str]:
 
 
 class MlflowServer:
-    """``mlflow server`` on this machine, with its artifacts in ``folder``; it can be killed and started again."""
+    """``mlflow server`` on this machine, with its artifacts in ``folder``; may be killed and started again."""
 
     starts_within_seconds = 90
 
@@ -59,7 +68,7 @@ class MlflowServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
-        """What starts it."""
+        """The command that starts it."""
         arguments = ["--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts")]
         return [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1", *arguments]
 
@@ -85,9 +94,9 @@ class MlflowServer:
             return False
 
     def kill(self) -> None:
-        """End it as a power cut does."""
+        """Kill it and its children, as a power cut would."""
         if self.process is not None:
             processes: list[psutil.Process] = family(self.process.pid)
-            kill(processes)
+            kill_processes(processes)
             self.process.wait()
             self.process = None

@@ -1,25 +1,55 @@
 """Writes made-up studies through the functions that write real ones."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from study.plan.plan import Cell, Plan, SettingValues, Trajectory, stable_id
-from study.records import Epoch, Interval, Outcome, Predictions, Record, StudyFolder, TrajectoryFolder
+from study.ids import stable_id
+from study.plan.plan import Cell, Plan, Trajectory
+from study.records import Epoch, Interval, Manifest, Outcome, Record, TrajectoryConfig
+from study.scoring import METRICS, Predictions, Scores
 from study.settings import Settings
-from study.stopping import Metric, Scores, best_epoch
+from study.stopping import best_epoch
+from study.storage import StudyFolder, TrajectoryFolder
 
 TRAIN, VALIDATION, TEST = 800, 100, 100
 CREATED = 1_800_000_000.0
-METRICS: tuple[Metric, ...] = ("loss", "accuracy")
 
 
-def make_settings(**values: Any) -> SettingValues:
-    """A cell's settings as a plan holds them: JSON values, defaults filled in."""
-    return Settings.model_validate({"model": "tiny-bert", "epochs": 4, **values}).model_dump(mode="json")
+def make_settings(**values: Any) -> Settings:
+    """A cell's settings; four epochs of tiny-bert unless ``values`` say otherwise."""
+    return Settings.model_validate({"model": "tiny-bert", "epochs": 4, **values})
+
+
+def make_manifest(**values: Any) -> Manifest:
+    """What a made-up study is."""
+    return Manifest(
+        **{
+            "id": "made-up",
+            "name": "made-up",
+            "created": CREATED,
+            "versions": {"torch": "2.13.0", "mlflow": "3.17.2"},
+            "git": {"commit": "0123abc", "dirty": True},
+            **values,
+        }
+    )
+
+
+def make_config(trajectory: Trajectory, **values: Any) -> TrajectoryConfig:
+    """What a trajectory trains, with one policy that never stops early."""
+    return TrajectoryConfig(
+        **{
+            "name": trajectory.name,
+            "settings": trajectory.settings,
+            "encoded": "nowhere",
+            "policies": (trajectory.settings.policy(trajectory.epochs),),
+            "optimizer_steps": trajectory.optimizer_steps,
+            **values,
+        }
+    )
 
 
 def make_study(path: Path, axes: Mapping[str, Sequence[Any]], *, name: str = "made-up", **fixed: Any) -> "StudyBuilder":
@@ -36,28 +66,21 @@ class StudyBuilder:
 
     folder: StudyFolder
     plan: Plan
-    manifest: dict[str, Any] = field(default_factory=dict)
+    manifest: Manifest
 
     @classmethod
-    def planned(cls, path: Path, name: str, axes: tuple[str, ...], cells: Sequence[SettingValues]) -> "StudyBuilder":
+    def planned(cls, path: Path, name: str, axes: tuple[str, ...], cells: Sequence[Settings]) -> "StudyBuilder":
         plan = make_plan(name, axes, cells)
-        manifest = {
-            "id": stable_id([name, str(path)]),
-            "name": name,
-            "created": CREATED,
-            "versions": {"torch": "2.13.0", "mlflow": "3.17.2"},
-            "git": {"commit": "0123abc", "dirty": True},
-            "space": {"name": name},
-            "tracking": None,
-        }
+        manifest = make_manifest(id=stable_id([name, str(path)]), name=name)
         builder = cls(folder=StudyFolder(path), plan=plan, manifest=manifest)
         builder.write()
         return builder
 
     def write(self, **manifest: Any) -> None:
         """Write what the folder says of the study; ``manifest`` replaces entries of its manifest."""
-        self.manifest.update(manifest)
-        self.folder.write(manifest=self.manifest, plan=self.plan.to_json(), space=f"name: {self.plan.study}\n")
+        self.folder.write_space(f"name: {self.plan.study}\n")
+        self.folder.write_plan(self.plan.to_json())
+        self.folder.write_manifest(replace(self.manifest, **manifest))
 
     def train(
         self,
@@ -69,10 +92,10 @@ class StudyBuilder:
     ) -> TrajectoryFolder:
         """Append the epochs whose validation losses are given, from the first on; with ``outcome``, end there."""
         folder = self.folder.trajectory(trajectory.id)
-        folder.write_config({"settings": dict(trajectory.settings), "optimizer_steps": trajectory.optimizer_steps})
+        folder.write_config(make_config(trajectory))
         history = make_history(trajectory, validation_loss, seed=seed)
         for epoch in (record for record in history if isinstance(record, Epoch)):
-            if epoch.test_loss is not None:
+            if epoch.test is not None:
                 folder.write_predictions(epoch.epoch, "validation", make_predictions(VALIDATION, seed + epoch.epoch))
                 folder.write_predictions(epoch.epoch, "test", make_predictions(TEST, seed + 1_000 + epoch.epoch))
         folder.append(history)
@@ -81,26 +104,26 @@ class StudyBuilder:
         return folder
 
 
-def make_plan(name: str, axes: tuple[str, ...], settings: Sequence[SettingValues]) -> Plan:
+def make_plan(name: str, axes: tuple[str, ...], cells: Sequence[Settings]) -> Plan:
     """A plan in which cells that differ only in early stopping share a trajectory, the one that never stops first."""
     groups: dict[str, list[Cell]] = {}
-    for values in settings:
-        trajectory = stable_id({key: value for key, value in values.items() if key != "early_stopping"})
-        steps = values["epochs"] * -(-TRAIN // values["batch_size"])
+    for settings in cells:
+        assert settings.epochs is not None
+        trajectory = stable_id({key: value for key, value in settings.identity().items() if key != "early_stopping"})
         cell = Cell(
-            id=stable_id(values),
-            name=" · ".join(f"{key} {values[key]}" for key in axes),
-            settings=values,
+            id=stable_id(settings.identity()),
+            name=" · ".join(f"{key} {getattr(settings, key)}" for key in axes),
+            settings=settings,
             trajectory=trajectory,
-            epochs=values["epochs"],
-            optimizer_steps=steps,
-            examples=values["epochs"] * TRAIN,
+            epochs=settings.epochs,
+            optimizer_steps=settings.epochs * -(-TRAIN // settings.batch_size),
+            examples=settings.epochs * TRAIN,
         )
         groups.setdefault(trajectory, []).append(cell)
     trajectories = []
-    for id_, cells in groups.items():
-        first = min(cells, key=lambda cell: -(cell.policy.patience or 10**9))
-        rest = tuple(cell.id for cell in cells if cell is not first)
+    for id_, group in groups.items():
+        first = min(group, key=lambda cell: -(cell.policy.patience or 10**9))
+        rest = tuple(cell.id for cell in group if cell is not first)
         trajectories.append(
             Trajectory(
                 id=id_,
@@ -116,7 +139,7 @@ def make_plan(name: str, axes: tuple[str, ...], settings: Sequence[SettingValues
     return Plan(
         study=name,
         axes=axes,
-        cells=tuple(cell for cells in groups.values() for cell in cells),
+        cells=tuple(cell for group in groups.values() for cell in group),
         trajectories=tuple(trajectories),
     )
 
@@ -127,11 +150,10 @@ def make_history(trajectory: Trajectory, validation_loss: Sequence[float], *, se
     past: list[Scores] = []
     for number, loss in enumerate(validation_loss, start=1):
         rng = np.random.default_rng([seed, number])
-        accuracy = float(rng.uniform(0.5, 0.9)) if np.isfinite(loss) else 0.5
-        past.append(Scores(loss=loss, accuracy=accuracy))
+        past.append({"loss": loss, "accuracy": float(rng.uniform(0.5, 0.9)) if np.isfinite(loss) else 0.5})
         best = number in {best_epoch(past, metric) for metric in METRICS}
         done = (number - 1) * TRAIN
-        rate = trajectory.settings["learning_rate"]
+        rate = trajectory.settings.learning_rate
         for part in range(1, 5):
             seen = done + part * TRAIN // 4
             history.append(
@@ -145,29 +167,45 @@ def make_history(trajectory: Trajectory, validation_loss: Sequence[float], *, se
                 )
             )
         history.append(
-            Epoch(
-                epoch=number,
+            make_epoch(
+                number,
                 examples_seen=number * TRAIN,
                 optimizer_step=number * trajectory.steps_per_epoch,
                 train_loss=float(rng.uniform(0.3, 0.8)) if np.isfinite(loss) else float("nan"),
-                validation_loss=loss,
-                validation_accuracy=accuracy,
-                test_loss=float(rng.uniform(0.3, 0.8)) if best else None,
-                test_accuracy=float(rng.uniform(0.5, 0.9)) if best else None,
-                gradient_norm_mean=1.0,
-                gradient_norm_max=2.0,
-                update_ratio=1e-3,
-                majority_share=0.6,
-                entropy=0.5,
-                confidence=0.8,
-                logit_std=1.0,
+                validation=past[-1],
+                test={name: float(rng.uniform(0.3, 0.8)) for name in METRICS} if best else None,
                 non_finite_steps=0 if np.isfinite(loss) else 3,
                 learning_rate=rate,
-                train_seconds=8.0,
                 time=CREATED + number * TRAIN / 100 + 1,
             )
         )
     return history
+
+
+def make_epoch(number: int, **values: Any) -> Epoch:
+    """An epoch's record, with plain numbers for all that ``values`` leave out."""
+    return Epoch(
+        **{
+            "epoch": number,
+            "examples_seen": number * TRAIN,
+            "optimizer_step": number * TRAIN // 16,
+            "train_loss": 0.5,
+            "validation": {"loss": 0.5, "accuracy": 0.8},
+            "test": None,
+            "gradient_norm_mean": 1.0,
+            "gradient_norm_max": 2.0,
+            "update_ratio": 1e-3,
+            "majority_share": 0.6,
+            "entropy": 0.5,
+            "confidence": 0.8,
+            "logit_std": 1.0,
+            "non_finite_steps": 0,
+            "learning_rate": 5e-5,
+            "train_seconds": 8.0,
+            "time": CREATED + number,
+            **values,
+        }
+    )
 
 
 def make_predictions(examples: int, seed: int) -> Predictions:

@@ -1,4 +1,4 @@
-"""A study as its user runs it: a space file in a folder, and ``python -m study.run`` in a process of its own."""
+"""A study as a user runs it: a space file in a folder, and ``python -m study.run`` in a process of its own."""
 
 import json
 import subprocess
@@ -13,8 +13,10 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from study.plan.plan import Plan, from_json
-from study.records import Epoch, Predictions, StudyFolder
+from study.plan.plan import Plan, read_plan
+from study.records import Epoch
+from study.scoring import Predictions
+from study.storage import StudyFolder
 
 SMALL: Mapping[str, Any] = {
     "data": {"source": "builtin:reviews", "examples": 300, "max_length": 32},
@@ -54,12 +56,12 @@ class Study:
         return output
 
     def histories(self) -> dict[Path, bytes]:
-        """What stands on disk of each trajectory; MLflow's copies are not counted."""
-        found = (self.results().path / "trajectories").glob("*/history.jsonl")
-        return {path: path.read_bytes() for path in found}
+        """The content of each trajectory's history file."""
+        paths = (self.results().path / "trajectories").glob("*/history.jsonl")
+        return {path: path.read_bytes() for path in paths}
 
     def histories_of_ended(self) -> dict[Path, bytes]:
-        """The histories of those trajectories that have come to their end."""
+        """The histories of the trajectories that have ended."""
         return {path: content for path, content in self.histories().items() if (path.parent / "outcome.json").exists()}
 
     def results(self, name: str = "small") -> StudyFolder:
@@ -68,45 +70,45 @@ class Study:
 
     def plan(self, name: str = "small") -> Plan:
         """The plan in the study's folder."""
-        values = self.results(name).plan()
-        assert values is not None
-        return from_json(values)
+        plan = read_plan(self.results(name))
+        assert plan is not None
+        return plan
 
     def runs(self, name: str = "small", uri: str | None = None) -> list[Run]:
         """The MLflow runs of the study's cells."""
-        client = MlflowClient(uri or f"sqlite:///{self.results(name).path / 'mlflow.db'}")
+        client = MlflowClient(uri or f"sqlite:///{self.results(name).mlflow_file}")
         experiment = client.get_experiment_by_name(name)
         assert experiment is not None
-        found = client.search_runs([experiment.experiment_id])
-        return [run for run in found if "mlflow.parentRunId" in run.data.tags]
+        runs = client.search_runs([experiment.experiment_id])
+        return [run for run in runs if "mlflow.parentRunId" in run.data.tags]
 
 
-def timeless(epochs: Sequence[Epoch]) -> list[tuple[Any, ...]]:
-    """A history without what the clock decides."""
+def without_times(epochs: Sequence[Epoch]) -> list[tuple[Any, ...]]:
+    """A history without its times."""
     names = [name for name in Epoch.__slots__ if name not in ("time", "train_seconds")]
     return [tuple(getattr(epoch, name) for name in names) for epoch in epochs]
 
 
-def equal(one: Predictions | None, other: Predictions | None) -> bool:
-    """The same examples with the same logits, to the bit."""
-    if one is None or other is None:
-        return one is other
-    return np.array_equal(one.example_id, other.example_id) and np.array_equal(one.logits, other.logits)
+def same_predictions(first: Predictions | None, second: Predictions | None) -> bool:
+    """Whether both have the same examples with the same logits, to the bit, or both are missing."""
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(first.example_id, second.example_id) and np.array_equal(first.logits, second.logits)
 
 
-def assert_same_records(ours: Study, theirs: Study) -> None:
-    """Every trajectory of ``ours`` has the history and the predictions that it has in ``theirs``, to the bit."""
-    for trajectory in ours.plan().trajectories:
-        one, other = (study.results().trajectory(trajectory.id) for study in (ours, theirs))
-        assert timeless(one.epochs()) == timeless(other.epochs())
+def assert_same_records(study: Study, reference: Study) -> None:
+    """Assert that every trajectory has the history and the predictions that it has in ``reference``, to the bit."""
+    for trajectory in study.plan().trajectories:
+        folder, expected = (each.results().trajectory(trajectory.id) for each in (study, reference))
+        assert without_times(folder.epochs()) == without_times(expected.epochs())
         for epoch in range(1, trajectory.epochs + 1):
             for split in ("validation", "test"):
-                assert equal(one.predictions(epoch, split), other.predictions(epoch, split))
+                assert same_predictions(folder.predictions(epoch, split), expected.predictions(epoch, split))
 
 
 def assert_mirrored_once(study: Study, uri: str | None = None) -> None:
-    """MLflow holds one run of each cell, ended, and one point of each metric and step."""
-    uri = uri or f"sqlite:///{study.results().path / 'mlflow.db'}"
+    """Assert that MLflow has one finished run of each cell, and one point of each metric and step."""
+    uri = uri or f"sqlite:///{study.results().mlflow_file}"
     runs = study.runs(uri=uri)
     assert sorted(run.data.tags["cell"] for run in runs) == sorted(cell.id for cell in study.plan().cells)
     assert {run.info.status for run in runs} == {"FINISHED"}

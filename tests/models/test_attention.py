@@ -1,4 +1,4 @@
-"""The ways that are fast on a CPU compute what the library's own do."""
+"""Attention that is fast on a CPU computes what the library's own does."""
 
 import copy
 from pathlib import Path
@@ -11,11 +11,13 @@ from loop_builder import CLASSES, CPU, FAMILIES, LENGTH, VOCABULARY, make_data, 
 from torch.nn import functional
 
 from study.models.attention import NAME, attend, attend_from_first
-from study.models.classifier import Classifier, SpecialTokens, load_classifier
-from study.training.devices import Precision, autocast
+from study.models.classifier import Classifier, load_classifier
+from study.models.tokenizer import SpecialTokens
+from study.records import Precision
+from study.training.devices import autocast
 
-# Rounds to none of 65,536 levels: the plain products, and nothing left out.
-NONE_LEFT_OUT = 1e-9
+# Rounds to none of 65,536 levels: plain products without dropout.
+NO_DROPOUT = 1e-9
 
 
 def inputs(kind: torch.dtype) -> list[torch.Tensor]:
@@ -31,29 +33,29 @@ def masks() -> list[torch.Tensor | None]:
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("scaling", [None, 0.3])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_plain_products_are_torchs_attention(mask: torch.Tensor | None, scaling: float | None, kind: Any) -> None:
+def test_plain_products_compute_torchs_attention(mask: torch.Tensor | None, scaling: float | None, kind: Any) -> None:
     given, exact = inputs(kind), [value.detach().double().requires_grad_() for value in inputs(kind)]
     wanted_mask = mask if mask is None or mask.dtype == torch.bool else mask.double()
     query, key, value = exact
     expected = functional.scaled_dot_product_attention(query, key, value, attn_mask=wanted_mask, scale=scaling)
-    got = attend(given[0], given[1], given[2], mask, dropout=NONE_LEFT_OUT, scaling=scaling)
+    got = attend(given[0], given[1], given[2], mask, dropout=NO_DROPOUT, scaling=scaling)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
     torch.autograd.backward((expected * weights).sum())
     torch.autograd.backward((got * weights.to(kind)).sum())
     tolerance = 1e-5 if kind == torch.float32 else 0.05
     assert got.dtype == kind
     assert torch.allclose(got.double(), expected, atol=tolerance)
-    for one, other in zip(given, exact, strict=True):
-        assert one.grad is not None
-        assert other.grad is not None
-        assert torch.allclose(one.grad.double(), other.grad, atol=tolerance)
+    for value, exact_value in zip(given, exact, strict=True):
+        assert value.grad is not None
+        assert exact_value.grad is not None
+        assert torch.allclose(value.grad.double(), exact_value.grad, atol=tolerance)
 
 
 @pytest.mark.parametrize("mask", masks())
-def test_the_first_position_attends_without_keys_and_values(
+def test_attention_from_the_first_position_needs_neither_keys_nor_values(
     mask: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is left out of its shares is left out of the value's bias, too."""
+    """Dropout of the probabilities applies to the value's bias, too."""
     generator = torch.Generator().manual_seed(1)
     states = torch.randn(3, 7, 16, generator=generator)
     torch.manual_seed(0)
@@ -61,8 +63,8 @@ def test_the_first_position_attends_without_keys_and_values(
     kept = torch.tensor([0.0, 2.0])[torch.randint(2, (3, 2, 7), generator=generator)]
     monkeypatch.setattr("study.models.attention.drop", lambda shares, probability: shares * kept)
     got = attend_from_first(states, query, key, value, mask, heads=2, dropout=0.5)
-    asked, keys, values = (one(states).unflatten(-1, (2, 8)).transpose(1, 2) for one in (query, key, value))
-    scores = asked[:, :, :1] @ keys.transpose(-1, -2) / 8**0.5
+    queries, keys, values = (linear(states).unflatten(-1, (2, 8)).transpose(1, 2) for linear in (query, key, value))
+    scores = queries[:, :, :1] @ keys.transpose(-1, -2) / 8**0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     expected = (torch.softmax(scores, dim=-1) * kept[:, :, None]) @ values
@@ -70,7 +72,7 @@ def test_the_first_position_attends_without_keys_and_values(
 
 
 def pair(family: str) -> tuple[Classifier, Classifier]:
-    """The study's model and the library's, with the same weights and no dropout."""
+    """The study's model and the library's, with the same weights and without dropout."""
     special = SpecialTokens(pad=0 if family == "tiny-bert" else 1, vocabulary=VOCABULARY)
     torch.manual_seed(0)
     ours = load_classifier(family, classes=CLASSES, special=special, max_length=LENGTH, dropout=0.0)
@@ -83,7 +85,7 @@ def pair(family: str) -> tuple[Classifier, Classifier]:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
 @pytest.mark.parametrize("padded", [True, False])
-def test_savings_change_neither_logits_nor_gradients(
+def test_the_faster_model_has_the_same_logits_and_gradients(
     family: str, precision: Precision, tolerance: float, padded: bool
 ) -> None:
     train = make_data(family, train=12).train
@@ -105,7 +107,9 @@ def test_savings_change_neither_logits_nor_gradients(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_librarys_names_stay_and_what_is_saved_is_the_librarys(family: str, tmp_path: Path) -> None:
+def test_parameters_keep_the_librarys_names_and_a_saved_model_uses_the_librarys_attention(
+    family: str, tmp_path: Path
+) -> None:
     ours, theirs = pair(family)
     assert ours.model.config._attn_implementation == NAME
     assert ours.model.state_dict().keys() == theirs.model.state_dict().keys()
@@ -119,7 +123,7 @@ def test_the_librarys_names_stay_and_what_is_saved_is_the_librarys(family: str, 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
 @pytest.mark.parametrize("family", FAMILIES)
-def test_compiled_it_learns_the_same_under_the_same_names(family: str) -> None:
+def test_a_compiled_model_learns_the_same_weights_under_the_same_names(family: str) -> None:
     data = make_data(family, train=24)
     loops = [make_loop(data, make_settings(model=family, batch_size=8, compile=compiled)) for compiled in (False, True)]
     for loop in loops:

@@ -1,3 +1,5 @@
+"""Dropout from 16-bit random numbers: its rate, its scale, its state, and where modules use it."""
+
 import pytest
 import torch
 from loop_builder import FAMILIES
@@ -9,7 +11,7 @@ from study.models.dropout import LEVELS, Dropout, drop, replace_dropout
 
 @pytest.mark.parametrize("probability", [0.01, 0.1, 0.5, 0.999])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_so_much_is_left_out_and_the_mean_stays(probability: float, kind: torch.dtype) -> None:
+def test_the_share_of_zeros_is_the_probability_and_the_mean_is_kept(probability: float, kind: torch.dtype) -> None:
     torch.manual_seed(0)
     n = 2_000_000
     x = torch.ones(n, dtype=kind, requires_grad=True)
@@ -25,8 +27,8 @@ def test_so_much_is_left_out_and_the_mean_stays(probability: float, kind: torch.
     assert torch.equal(x.grad, dropped.detach())
 
 
-def test_which_are_left_out_looks_random() -> None:
-    """Neither a place within a 64-bit word nor a neighbour tells anything; every sixteen bits are drawn alike."""
+def test_zeros_are_independent_of_one_another() -> None:
+    """Of their position in a 64-bit word and of their neighbours."""
     torch.manual_seed(0)
     zero = drop(torch.ones(400_000, 4), 0.25) == 0
     assert torch.allclose(zero.double().mean(dim=0), torch.full((4,), 0.25, dtype=torch.float64), atol=0.004)
@@ -35,27 +37,27 @@ def test_which_are_left_out_looks_random() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 7), (2, 3, 5)])
-def test_any_shape(shape: tuple[int, ...]) -> None:
+def test_the_shape_is_kept(shape: tuple[int, ...]) -> None:
     assert drop(torch.ones(shape), 0.5).shape == shape
 
 
 @pytest.mark.parametrize("probability", [0.0, 1e-9, 1.0])
-def test_what_no_level_stands_for_is_torchs(probability: float) -> None:
+def test_probabilities_that_round_to_none_or_all_use_torchs_dropout(probability: float) -> None:
     x = torch.randn(50)
     assert torch.equal(drop(x, probability), functional.dropout(x, probability))
 
 
-def test_the_generators_state_decides() -> None:
+def test_the_state_of_the_generator_determines_the_zeros() -> None:
     x = torch.ones(1_000)
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    one, other = drop(x, 0.3), drop(x, 0.3)
+    first, second = drop(x, 0.3), drop(x, 0.3)
     torch.set_rng_state(state)
-    assert torch.equal(one, drop(x, 0.3))
-    assert not torch.equal(one, other)
+    assert torch.equal(first, drop(x, 0.3))
+    assert not torch.equal(first, second)
 
 
-def test_modules_are_replaced_wherever_they_stand_and_only_act_in_training() -> None:
+def test_modules_are_replaced_at_every_depth_and_act_in_training_only() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.2), nn.AlphaDropout(0.1)))
     names = list(model.state_dict())
     replace_dropout(model)
@@ -68,7 +70,7 @@ def test_modules_are_replaced_wherever_they_stand_and_only_act_in_training() -> 
     assert not torch.equal(model.train()[1](x), x)
 
 
-def test_a_copy_of_either_family_has_no_dropout_of_torchs_left() -> None:
+def test_no_model_of_either_family_uses_torchs_dropout() -> None:
     from loop_builder import make_data, make_loop, make_settings
 
     for family in FAMILIES:

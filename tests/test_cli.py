@@ -1,0 +1,64 @@
+"""What the command lines share: a tracking URI is checked and never quoted, and printing outlives its reader."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+from study import run, sync
+from study.cli import Parser, add_tracking_uri
+
+SECRET = "W0RD"
+
+
+@pytest.mark.parametrize("uri", [f"me:{SECRET}@host:5000", f"http:/me:{SECRET}@host"])
+def test_a_uri_without_a_scheme_is_refused_and_not_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uri: str
+) -> None:
+    for arguments, environment in ((["--tracking-uri", uri], ""), ([], uri)):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", environment)
+        with pytest.raises(SystemExit) as exit_:
+            run.main(["--space", str(tmp_path / "none.yaml"), *arguments])
+        assert exit_.value.code == 2
+        printed = capsys.readouterr()
+        assert "argument --tracking-uri: a URI with credentials needs a scheme, such as http://" in printed.err
+        assert SECRET not in printed.out + printed.err
+
+
+def test_the_environment_names_the_server_unless_the_option_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parsed(*arguments: str) -> str | None:
+        parser = Parser()
+        add_tracking_uri(parser)
+        uri: str | None = parser.parse_args(arguments).tracking_uri
+        return uri
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert parsed() is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert parsed() == "http://server:5000"
+    assert parsed("--tracking-uri", "http://other:5000") == "http://other:5000"
+
+
+@pytest.mark.parametrize("main", [run.main, sync.main])
+def test_help_is_printed(main: object, capsys: pytest.CaptureFixture[str]) -> None:
+    assert callable(main)
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    assert "--tracking-uri URI" in capsys.readouterr().out
+
+
+def test_a_reader_of_a_dry_run_may_stop_reading() -> None:
+    """As ``head`` does; the command then ends without an error."""
+    space = str(ROOT / "search_spaces" / "paper.yaml")
+    command = [sys.executable, "-m", "study.run", "--space", space, "--dry-run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

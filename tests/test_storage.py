@@ -1,0 +1,463 @@
+"""The files of a study: written whole or not at all, read back as they were, and never by two processes at once."""
+
+import contextlib
+import getpass
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from places import ROOT
+from study_builder import ended, make_config, make_epoch, make_manifest, make_study
+
+from study import __version__
+from study.errors import StudyError
+from study.records import FORMAT, Epoch, Interval, Record
+from study.scoring import Predictions
+from study.storage import (
+    Storage,
+    StudyFolder,
+    TrajectoryFolder,
+    lock_file,
+    read_json,
+    replacing,
+    write_bytes,
+)
+
+
+def interval(examples_seen: int, loss: float = 0.5) -> Interval:
+    return Interval(
+        examples_seen=examples_seen,
+        optimizer_step=examples_seen // 16,
+        train_loss=loss,
+        gradient_norm=1.0,
+        learning_rate=5e-5,
+        time=1_800_000_000.0,
+    )
+
+
+def epoch(number: int, examples_seen: int, loss: float = 0.5) -> Epoch:
+    return make_epoch(number, examples_seen=examples_seen, train_loss=loss, validation={"loss": loss, "accuracy": 0.75})
+
+
+RECORDS: list[Record] = [interval(800), interval(1_600), epoch(1, 1_600), interval(2_400), epoch(2, 3_200)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> TrajectoryFolder:
+    """A trajectory's folder with its config and nothing else."""
+    (trajectory,) = make_study(tmp_path / "study", {"seed": [0]}).plan.trajectories
+    folder = StudyFolder(tmp_path / "study").trajectory(trajectory.id)
+    folder.write_config(make_config(trajectory))
+    return folder
+
+
+# Trajectories.
+
+
+def test_a_folder_without_records_is_empty(folder: TrajectoryFolder) -> None:
+    assert folder.history() == folder.epochs() == []
+    assert folder.outcome() is None
+    assert folder.predictions(1, "test") is None
+    assert folder.read().history == []
+    assert folder.read().outcome is None
+    assert TrajectoryFolder(folder.path / "nowhere").config() is None
+
+
+def test_appending_twice_is_appending_once(folder: TrajectoryFolder) -> None:
+    folder.append(RECORDS[:3])
+    before = (folder.path / "history.jsonl").read_bytes()
+    folder.append(RECORDS[:3])
+    assert (folder.path / "history.jsonl").read_bytes() == before
+    folder.append(RECORDS)
+    assert folder.history() == RECORDS
+    assert folder.epochs() == [RECORDS[2], RECORDS[4]]
+
+
+def test_a_record_is_never_replaced(folder: TrajectoryFolder) -> None:
+    folder.append([interval(800, loss=0.5)])
+    folder.append([interval(800, loss=0.6), epoch(1, 800)])
+    assert folder.history() == [interval(800, loss=0.5), epoch(1, 800)]
+
+
+@pytest.mark.parametrize("kept", [1, 40, -1])
+def test_an_incomplete_last_line_is_dropped_and_written_again(folder: TrajectoryFolder, kept: int) -> None:
+    folder.append(RECORDS)
+    path = folder.path / "history.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]) + lines[-1][:kept])
+    assert folder.history() == RECORDS[:-1]
+    folder.append(RECORDS)
+    assert folder.history() == RECORDS
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_an_incomplete_first_line_is_dropped(folder: TrajectoryFolder) -> None:
+    (folder.path / "history.jsonl").write_bytes(b'{"examples_')
+    assert folder.history() == []
+    folder.append(RECORDS)
+    assert folder.history() == RECORDS
+
+
+def test_nan_is_kept(folder: TrajectoryFolder) -> None:
+    folder.append([epoch(1, 800, loss=math.nan)])
+    assert math.isnan(folder.epochs()[0].validation["loss"])
+
+
+def test_predictions_are_read_back_as_they_were_written(folder: TrajectoryFolder) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(50, 3)).astype(np.float32)
+    logits[7, 1] = np.nan
+    written = Predictions(example_id=rng.permutation(50), label=rng.integers(0, 3, 50), logits=logits)
+    folder.write_predictions(3, "test", written)
+    first = folder.predictions_path(3, "test").read_bytes()
+    read = folder.predictions(3, "test")
+    assert read is not None
+    assert np.array_equal(read.example_id, written.example_id)
+    assert np.array_equal(read.label, written.label)
+    assert read.logits.dtype == np.float32
+    assert read.logits.tobytes() == logits.tobytes()
+    assert folder.predictions(3, "validation") is None
+    assert folder.prediction_files() == [folder.predictions_path(3, "test")]
+    folder.write_predictions(3, "test", written)
+    assert folder.predictions_path(3, "test").read_bytes() == first
+
+
+def test_an_outcome_is_read_back_and_can_be_forgotten(folder: TrajectoryFolder) -> None:
+    outcome = ended("stopped early", epochs=3, train_seconds=1.5, micro_batch_size=8, halved_at=(0, 17))
+    folder.write_outcome(outcome)
+    assert folder.outcome() == folder.read().outcome == outcome
+    folder.forget_outcome()
+    folder.forget_outcome()
+    assert folder.outcome() is None
+
+
+def test_a_config_is_read_back(folder: TrajectoryFolder) -> None:
+    config = folder.config()
+    assert config is not None
+    assert config.settings == make_study(folder.path / "other", {"seed": [0]}).plan.trajectories[0].settings
+    assert folder.study.trajectory(folder.id) == folder
+
+
+# Studies and their formats.
+
+
+def test_a_folder_is_a_study_once_it_has_a_manifest(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path / "study")
+    assert study.manifest() is None
+    assert study.plan() is None
+    study.write_space("name: s\n")
+    study.write_plan({"cells": []})
+    exists_without_manifest = study.exists
+    study.write_manifest(make_manifest(name="s", precision="float32", tracking="http://host:5000"))
+    assert (exists_without_manifest, study.exists) == (False, True)
+    assert study.manifest() == make_manifest(name="s", precision="float32", tracking="http://host:5000")
+    assert study.plan() == {"cells": []}
+    assert (study.path / "space.yaml").read_text() == "name: s\n"
+    assert study.trajectory("abc").path == study.path / "trajectories" / "abc"
+
+
+def write_foreign_study(path: Path, **values: object) -> StudyFolder:
+    """A study of another format: a manifest whose ``format`` is in ``values``, or is missing as in format 1."""
+    path.mkdir(parents=True)
+    manifest = {key: value for key, value in make_manifest().to_json().items() if key != "format"} | values
+    (path / "study.json").write_text(json.dumps(manifest))
+    return StudyFolder(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "format_", "version"),
+    [
+        ({"versions": {"encoder-study": "0.3.1"}}, 1, "0.3.1"),
+        ({"versions": {}}, 1, "an unknown version"),
+        ({"versions": None}, 1, "an unknown version"),
+        ({"format": 3, "versions": {"encoder-study": "7.0"}}, 3, "7.0"),
+        ({"format": "two"}, "two", "an unknown version"),
+    ],
+)
+def test_a_study_of_another_format_is_refused_in_one_sentence(
+    tmp_path: Path, values: dict[str, object], format_: object, version: str
+) -> None:
+    """It names the format, the version that wrote it, and what to do."""
+    study = write_foreign_study(tmp_path / "grown", **values)
+    message = (
+        f"the study in {study.path} has format {format_}, which encoder-study {version} wrote and reads; this is "
+        f"version {__version__}, which reads format {FORMAT}: use that version, or run the study anew with --fresh"
+    )
+    for read in (study.manifest, lambda: Storage(tmp_path).study("grown", fresh=False)):
+        with pytest.raises(StudyError) as caught:
+            read()
+        assert str(caught.value) == message
+
+
+def test_fresh_starts_beside_a_study_of_another_format(tmp_path: Path) -> None:
+    foreign = write_foreign_study(tmp_path / "grown", format=3)
+    before = (foreign.path / "study.json").read_bytes()
+    study = Storage(tmp_path).study("grown", fresh=True)
+    assert study.path == tmp_path / "grown.2"
+    study.write_space("name: grown\n")
+    study.write_manifest(make_manifest())
+    assert Storage(tmp_path).study("grown", fresh=False) == study
+    assert Storage(tmp_path).study("grown", fresh=True).path == tmp_path / "grown.3"
+    assert (foreign.path / "study.json").read_bytes() == before
+
+
+def test_the_newest_of_several_studies_is_found(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    assert storage.study("s", fresh=False).path == storage.study("s", fresh=True).path == tmp_path / "s"
+    for number in range(1, 12):
+        study = storage.study("s", fresh=True)
+        assert study.name == ("s" if number == 1 else f"s.{number}")
+        study.write_space("name: s\n")
+        study.write_manifest(make_manifest())
+        assert storage.study("s", fresh=False) == study
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"5", b"\xff"])
+def test_a_manifest_that_is_not_a_json_object_is_an_error_that_names_the_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "study.json").write_bytes(content)
+    with pytest.raises(StudyError, match=r"s/study\.json is not a JSON object"):
+        Storage(tmp_path).study("s", fresh=False)
+
+
+# Storage.
+
+
+def test_a_storage_is_a_path_or_a_file_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Storage.locate("studies").path == tmp_path / "studies"
+    assert Storage.locate("my studies#1").path == tmp_path / "my studies#1"
+    assert Storage.locate(f"file://{tmp_path}/my%20studies").path == tmp_path / "my studies"
+    assert Storage.locate("studies").create().path.is_dir()
+    assert list((tmp_path / "studies").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("s3://bucket/studies", r"--storage s3://…: studies need a file system that all nodes share; mount the bucket"),
+        ("~nobody-of-this-name/x", "--storage ~nobody-of-this-name/x: not a folder"),
+        ("http://[", r"--storage http://\[: not a folder"),
+    ],
+)
+def test_a_storage_that_is_not_a_folder_is_refused(storage: str, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        Storage.locate(storage)
+
+
+def test_a_storage_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StudyError, match=r"--storage .*file/studies: cannot be written to \(Not a directory\)"):
+        Storage(tmp_path / "file" / "studies").create()
+
+
+# Writing as a whole.
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "values.json"
+    write_bytes(path, b"one")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_bytes(path, b"two" * 1_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"one"
+    assert [item.name for item in tmp_path.iterdir()] == ["values.json"]
+    write_bytes(path, b"three")
+    assert path.read_bytes() == b"three"
+
+
+def replace_file(path: Path, content: str, *, concurrent: bool, error: BaseException | None = None) -> None:
+    """Replace a file, or raise ``error`` once all of it is written."""
+    with replacing(path, concurrent=concurrent) as part:
+        part.write_text(content)
+        if error is not None:
+            raise error
+
+
+def replace_folder(path: Path, name: str, *, concurrent: bool = False, error: BaseException | None = None) -> None:
+    """Replace a folder by one that has a file ``name``, or raise ``error`` once that is written."""
+    with replacing(path, concurrent=concurrent) as part:
+        part.mkdir()
+        (part / name).touch()
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_file_keeps_its_content_when_the_block_that_replaces_it_raises(
+    tmp_path: Path, concurrent: bool, exists: bool
+) -> None:
+    path = tmp_path / "file"
+    if exists:
+        path.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(path, "new", concurrent=concurrent, error=KeyboardInterrupt())
+    assert [item.read_text() for item in tmp_path.iterdir()] == ["old"] * exists
+    replace_file(path, "new", concurrent=concurrent)
+    assert [(item.name, item.read_text()) for item in tmp_path.iterdir()] == [("file", "new")]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_keeps_its_content_when_the_block_that_replaces_it_raises(tmp_path: Path, exists: bool) -> None:
+    path = tmp_path / "folder"
+    if exists:
+        path.mkdir()
+        (path / "old").touch()
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(path, "new", error=KeyboardInterrupt())
+    assert [item.name for item in tmp_path.rglob("*")] == ["folder", "old"] * exists
+    replace_folder(path, "new")
+    assert [item.name for item in tmp_path.rglob("*")] == ["folder", "new"]
+
+
+def test_of_two_processes_that_write_one_folder_at_once_the_first_wins(tmp_path: Path) -> None:
+    """Both write to a path of their own; the slower one gets an error, because the folder is there by then."""
+    path = tmp_path / "folder"
+
+    def replace_slowly() -> None:
+        with replacing(path, concurrent=True) as part:
+            part.mkdir()
+            (part / "slow").touch()
+            replace_folder(path, "fast", concurrent=True)
+
+    with pytest.raises(OSError, match="not empty"):
+        replace_slowly()
+    assert [item.name for item in tmp_path.rglob("*")] == ["folder", "fast"]
+
+
+def test_the_rest_of_a_killed_write_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from study.storage import replacing\n"
+    code += "with replacing(Path(sys.argv[1])) as part:\n part.mkdir(); (part / 'new').touch(); os.kill(os.getpid(), 9)"
+    path = tmp_path / "folder"
+    path.mkdir()
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert sorted(item.name for item in tmp_path.iterdir()) == [".folder.part", "folder"]
+    assert list(path.iterdir()) == []
+    write_bytes(path / "file", b"")
+    with replacing(path) as part:
+        part.mkdir()
+    assert [item.name for item in tmp_path.rglob("*")] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("content", "values"), [(b'{"a": 1}', {"a": 1}), (b"{}", {}), (None, None)], ids=["an object", "empty", "missing"]
+)
+def test_a_missing_json_file_is_none(tmp_path: Path, content: bytes | None, values: dict[str, int] | None) -> None:
+    path = tmp_path / "values.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert read_json(path) == values
+    assert read_json(path / "below") is None
+
+
+# Locks.
+
+
+@contextlib.contextmanager
+def other_process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs ``code`` to its first printed line, and waits; it ends with the block."""
+    command = [sys.executable, "-c", f"{code}\nprint('ready', flush=True); sys.stdin.read()", *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+LOCKS = """
+import sys
+from pathlib import Path
+from study.storage import lock_file
+lock = lock_file(Path(sys.argv[1]))
+assert lock.__enter__() is not None
+"""
+
+
+def is_free(path: Path) -> bool:
+    with lock_file(path) as file:
+        return file is not None
+
+
+def test_a_lock_is_exclusive_between_processes_and_freed_when_its_process_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    assert is_free(path)
+    with other_process(LOCKS, path) as process:
+        assert not is_free(path)
+        assert not is_free(path)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert is_free(path)
+        with lock_file(path, wait=True) as file:
+            assert file is not None
+            assert not is_free(path)
+    assert is_free(path)
+
+
+def test_waiting_for_a_lock_ends_when_it_is_freed(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    waits = LOCKS.replace("(Path(sys.argv[1]))", "(Path(sys.argv[1]), wait=True)")
+    with lock_file(path) as file:
+        assert file is not None
+        command = [sys.executable, "-c", f"{waits}\nprint('locked')", str(path)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate(timeout=2)
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "locked\n")
+
+
+def test_the_lock_of_a_trajectory_is_not_given_twice(folder: TrajectoryFolder) -> None:
+    with folder.try_lock() as first, folder.try_lock() as second:
+        assert first is not None
+        assert second is None
+    with folder.try_lock() as third:
+        assert third is not None
+
+
+RUNS = """
+import sys
+from pathlib import Path
+from study.storage import StudyFolder
+run = StudyFolder(Path(sys.argv[1])).run_lock()
+run.__enter__()
+"""
+
+
+def test_a_study_that_is_run_by_another_process_is_refused_with_who_runs_it(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path / "study")
+    with other_process(RUNS, study.path) as process:
+        who = rf"by {getpass.getuser()} on {socket.gethostname()} \(process {process.pid}\) since 20\d\d-\d\d-\d\d "
+        with (
+            pytest.raises(StudyError, match=rf"the study in .*study is being run {who}.*; wait for it to end"),
+            study.run_lock(),
+        ):
+            pass
+        process.kill()
+        process.wait()
+        with study.run_lock():
+            assert json.loads((study.path / ".lock").read_text())["pid"] == os.getpid()
+
+
+def test_a_study_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    study = StudyFolder(tmp_path / "file" / "study")
+    with pytest.raises(StudyError, match=r"file/study cannot be written to \(Not a directory\)"), study.run_lock():
+        pass
