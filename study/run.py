@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     add("--fresh", action="store_true", help="start over in a new folder beside the study's")
     add("--address", metavar="HOST:PORT", help="a running Ray cluster, or auto (default: start Ray on this machine)")
     add_tracking_uri(parser)
+    add("--no-dashboard", action="store_false", dest="dashboard", help="start Ray without its dashboard, which is "
+        "faster on a small machine")  # fmt: skip
     add("-v", "--verbose", action="store_true", help="also show Ray's log")
     return parser
 
@@ -70,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = Options(
                 address=given.address,
                 tracking_uri=given.tracking_uri,
+                dashboard=given.dashboard,
                 verbose=given.verbose,
                 resume=resume_command(),
             )

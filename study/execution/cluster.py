@@ -49,8 +49,8 @@ class Cluster:
     local: bool
 
 
-def connect(address: str | None, *, verbose: bool) -> Cluster:
-    """Connect to the Ray at ``address``, or start one on this machine.
+def connect(address: str | None, *, verbose: bool, dashboard: bool = True) -> Cluster:
+    """Connect to the Ray at ``address``, or start one on this machine, with or without its dashboard.
 
     Raises StudyError when there is none, or its address is a client's.
     """
@@ -77,6 +77,7 @@ def connect(address: str | None, *, verbose: bool) -> Cluster:
             logging_level=level,
             configure_logging=verbose,
             namespace="study",
+            include_dashboard=dashboard if address is None else None,
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = address or "this machine"

@@ -36,6 +36,7 @@ class Options:
 
     address: str | None = None
     tracking_uri: str | None = None
+    dashboard: bool = True
     verbose: bool = False
     resume: str = ""
 
@@ -130,7 +131,7 @@ def _train(
     interrupts: InterruptHandler,
     console: Console,
 ) -> None:
-    cluster = connect(options.address, verbose=options.verbose)
+    cluster = connect(options.address, verbose=options.verbose, dashboard=options.dashboard)
     interrupts.install()
     if cluster.dashboard:
         ray = Path(sys.executable).with_name("ray")

@@ -55,7 +55,8 @@ def distributions(axes: Sequence[Axis]) -> dict[str, BaseDistribution]:
             by_axis[axis.name] = CategoricalDistribution([_to_optuna(axis.name, value) for value in axis.values])
         elif axis.range.whole:
             step = int(axis.range.step or 1)
-            by_axis[axis.name] = IntDistribution(int(axis.range.low), int(axis.range.high), log=axis.range.log, step=step)
+            low, high = int(axis.range.low), int(axis.range.high)
+            by_axis[axis.name] = IntDistribution(low, high, log=axis.range.log, step=step)
         else:
             by_axis[axis.name] = FloatDistribution(
                 axis.range.low, axis.range.high, log=axis.range.log, step=axis.range.step
