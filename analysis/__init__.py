@@ -1,1 +1,1 @@
-"""What does a study show? Results, statistics, one module per question, and the page that puts them together."""
+"""The results of a study, the questions about them, and the report that answers them."""

@@ -1,4 +1,4 @@
-"""An answer to a question, and the evidence for it: estimates, tables and figures as data."""
+"""The answer to a question and its evidence as data: estimates, tables, figures and proposed commands."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Literal
 from analysis.statistics.estimate import Estimate
 
 UNDETERMINED = "undetermined"
-MOST_BARS = 12
+BARS_A_PANEL = 12
 
-# How an estimate is written: a share and a difference of shares in percent and in points, any other number as it is.
+# How an estimate is written: a share in percent, a difference of shares in percentage points, a number as it is.
 Unit = Literal["share", "points", "number"]
 
 Value = str | int | float | Estimate | None
@@ -19,11 +19,11 @@ Value = str | int | float | Estimate | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of values under ``columns``; ``formats`` says how each column's numbers are written.
+    """Rows of values under ``columns``; ``formats`` says how the numbers of each column are written.
 
     ``%`` percent with one decimal, ``+%`` a difference in percentage points, ``p`` a p-value, ``n`` a plain count,
-    ``.3`` three decimals, ``+.3`` the same with a sign, ``g`` as short as possible, and ``t`` text. Of more than
-    ``most_rows`` rows the first are shown, and the note says how many are not.
+    ``.3`` three decimals, ``+.3`` the same with a sign, ``g`` as short as possible, and ``t`` text. At most
+    ``most_rows`` rows are shown, the first ones, and the note says how many are not.
     """
 
     title: str
@@ -44,17 +44,29 @@ class Table:
     @property
     def full_note(self) -> str:
         """The note, with the number of rows that are not shown."""
-        return " ".join(filter(None, (self.note, not_shown(len(self.rows), self.most_rows, "rows"))))
+        return sentences(self.note, not_shown(len(self.rows), self.most_rows, "row"))
 
 
-def not_shown(total: int, most: int, things: str) -> str:
-    """How many of ``total`` things are left out where at most ``most`` are shown; empty for none."""
-    return f"{total - most:,} more {things} are not shown." if total > most else ""
+def not_shown(total: int, most: int, thing: str) -> str:
+    """A sentence that says how many of ``total`` things are not shown where at most ``most`` are; empty for none."""
+    hidden = total - most
+    if hidden <= 0:
+        return ""
+    return f"1 more {thing} is not shown." if hidden == 1 else f"{hidden:,} more {thing}s are not shown."
+
+
+def sentences(*parts: str) -> str:
+    """The parts that are not empty, in a row."""
+    return " ".join(filter(None, parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line of a panel. ``group`` decides colour and legend entry; ``marks`` are (x, y) of points to be marked."""
+    """One line of a panel.
+
+    ``group`` decides colour and legend entry, ``low`` and ``high`` are the bounds of ``y``, ``marks`` the (x, y) of
+    points that get a cross. ``thin`` is for many lines in one panel, ``dots`` marks every point.
+    """
 
     x: Sequence[float]
     y: Sequence[float]
@@ -68,7 +80,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One pair of axes. ``levels`` are horizontal lines with a name each; ``diagonal`` draws y = x."""
+    """One pair of axes. ``levels`` are horizontal lines, each with its name; ``diagonal`` draws y = x."""
 
     title: str
     x_label: str
@@ -93,7 +105,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forest:
-    """Estimates with their intervals, one below the other; ``reference`` is a vertical line."""
+    """Estimates with their intervals, one below the other; ``reference`` is the place of a vertical line."""
 
     title: str
     x_label: str
@@ -105,8 +117,8 @@ class Forest:
 def forests(
     title: str, x_label: str, bars: Sequence[Bar], *, reference: float | None = None, percent: bool = False
 ) -> list[Forest]:
-    """Bars in panels of at most :data:`MOST_BARS`, so that none is taller than a screen."""
-    parts = [bars[start : start + MOST_BARS] for start in range(0, len(bars), MOST_BARS)]
+    """The bars in panels of at most :data:`BARS_A_PANEL` each, so that no panel is taller than a screen."""
+    parts = [bars[start : start + BARS_A_PANEL] for start in range(0, len(bars), BARS_A_PANEL)]
     return [
         Forest(
             title=title if len(parts) == 1 else f"{title} ({i} of {len(parts)})",
@@ -121,9 +133,9 @@ def forests(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """Panels under one caption; ``name`` becomes the file's name, and ``mark`` is what a cross means.
+    """Panels under one caption; ``name`` becomes the file's name, and ``mark`` says what a cross means.
 
-    Of more than ``most_panels`` panels the first are shown, and the caption says how many are not.
+    At most ``most_panels`` panels are shown, the first ones, and the caption says how many are not.
     """
 
     name: str
@@ -140,12 +152,12 @@ class Figure:
     @property
     def full_caption(self) -> str:
         """The caption, with the number of panels that are not shown."""
-        return " ".join(filter(None, (self.caption, not_shown(len(self.panels), self.most_panels, "panels"))))
+        return sentences(self.caption, not_shown(len(self.panels), self.most_panels, "panel"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command that a person can run, and what it would settle."""
+    """A command that a person can run, and its purpose as a verb phrase, such as "adds seeds"."""
 
     purpose: str
     command: str
@@ -155,9 +167,9 @@ class Command:
 class Answer:
     """The answer to one question.
 
-    ``verdict`` is yes, no, a named choice or :data:`UNDETERMINED`; ``sentence`` is one that a reader can quote;
-    ``estimate`` is the number that the verdict rests on, which ``estimated`` describes and ``unit`` writes; None where
-    nothing could be estimated.
+    ``verdict`` is yes, no, a named choice or :data:`UNDETERMINED`; ``sentence`` is one that a reader can quote.
+    ``estimate`` is the number that the verdict rests on, None where nothing could be estimated: ``estimated`` describes
+    it, and ``unit`` says how it is written. ``seeds`` is the largest number of seeds of a condition.
     """
 
     question: str

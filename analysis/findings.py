@@ -1,4 +1,4 @@
-"""Asks every question of a study, in the order of the report."""
+"""The questions of the report, in its order, and their answers for one study."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from analysis.evidence.trials import pruned_caveat
 from analysis.overview import Overview, overview
 from analysis.results import Results
 
-# Each is a module of analysis.questions, which is a Question.
-QUESTIONS = (
+# Each is the name of a module of analysis.questions, which is a Question.
+QUESTIONS: tuple[str, ...] = (
     "collapse_or_overfitting",
     "lr_schedule",
     "batch_size",
@@ -25,7 +25,7 @@ QUESTIONS = (
     "tuning",
     "early_stopping",
 )
-# The same resampling in every report: whoever reads a study again finds the same intervals.
+# The same resampling in every report, so that a second report of a study has the same intervals.
 SEED = 0
 
 
@@ -40,13 +40,13 @@ class Question(Protocol):
     COUNTS_PRUNED_RUNS: bool
 
     def answer(self, results: Results, rng: np.random.Generator) -> Answer:
-        """The answer for one study; whatever is drawn comes from ``rng``."""
+        """The answer for one study; all randomness comes from ``rng``."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """What a report says: the results, the opening tables, and the answers by the names of their questions."""
+class Report:
+    """What a report contains: the results, the opening tables, and the answers by the names of their questions."""
 
     results: Results
     overview: Overview
@@ -58,14 +58,16 @@ def load_question(name: str) -> Question:
     return cast("Question", import_module(f"analysis.questions.{name}"))
 
 
-def find(results: Results) -> Findings:
-    """Ask every question; each draws from a generator of its own, so that none depends on another."""
-    streams = np.random.default_rng(SEED).spawn(len(QUESTIONS))
-    answers = {name: _ask(load_question(name), results, rng) for name, rng in zip(QUESTIONS, streams, strict=True)}
-    return Findings(results=results, overview=overview(results), answers=answers)
+def answer_all(results: Results) -> Report:
+    """Answer every question; each has a generator of its own, so that no answer depends on another question."""
+    generators = np.random.default_rng(SEED).spawn(len(QUESTIONS))
+    answers = {
+        name: _answer(load_question(name), results, rng) for name, rng in zip(QUESTIONS, generators, strict=True)
+    }
+    return Report(results=results, overview=overview(results), answers=answers)
 
 
-def _ask(question: Question, results: Results, rng: np.random.Generator) -> Answer:
+def _answer(question: Question, results: Results, rng: np.random.Generator) -> Answer:
     answer, caveat = question.answer(results, rng), pruned_caveat(results)
     if question.COUNTS_PRUNED_RUNS or not caveat:
         return answer

@@ -1,8 +1,8 @@
-"""What an MLflow server has of a study, laid out as the study's folder.
+"""A study on an MLflow server, written as the study's folder.
 
-Only what the mirror uploads is read, so a report on another machine needs the tracking server and nothing else. A
-trajectory that has ended is there with all of its records. Of one that is still training the server has the metrics
-alone: its epochs are rebuilt from them, without test scores and predictions, which only ended cells have.
+Only what the mirror uploads is read, so that a report on another machine needs nothing but the tracking server. A
+trajectory that has ended has all of its records there. Of a trajectory that is still training the server has only
+metrics: its epochs are rebuilt from them, without test scores and predictions, which only ended cells have.
 """
 
 from __future__ import annotations
@@ -27,68 +27,68 @@ from study.scoring import METRICS
 from study.storage import StudyFolder, TrajectoryFolder
 from study.tracking.run_contents import EPOCH_METRICS, SPLITS
 
-# Downloads wait for the server; sqlite and the server's workers take a few at a time.
+# Downloads mostly wait for the server; sqlite and the server's workers serve a few at a time.
 DOWNLOADS = 4
 
 
 @contextmanager
 def study_from_mlflow(experiment: str, *, tracking_uri: str | None) -> Iterator[Path]:
-    """A folder, for as long as the context lasts, that holds the newest study of ``experiment``.
+    """A folder with the newest study of ``experiment``, deleted when the context ends.
 
-    Raises ResultsError, without credentials, where there is none or the server cannot be reached.
+    Raises ResultsError where there is no study or the server cannot be reached; its message holds no credentials.
     """
     if not tracking_uri:
-        raise ResultsError(f"mlflow:{experiment}: say where MLflow is, with --tracking-uri or $MLFLOW_TRACKING_URI")
+        raise ResultsError(f"mlflow:{experiment}: no MLflow server given: use --tracking-uri or $MLFLOW_TRACKING_URI")
     with tempfile.TemporaryDirectory(prefix="study-") as folder:
         path = Path(folder)
         try:
-            _lay_out(MlflowClient(tracking_uri), experiment, path)
+            _write_study(MlflowClient(tracking_uri), experiment, path)
         except ResultsError:
             raise
-        except Exception as error:  # MLflow, requests, SQLAlchemy and every artifact store have their own
-            told = without_credentials(f"{type(error).__name__}: {error}").splitlines()[0]
-            where = without_credentials(tracking_uri)
-            raise ResultsError(f"mlflow:{experiment} cannot be read from {where}: {told}") from None
+        except Exception as error:  # MLflow, requests, SQLAlchemy and every artifact store raise errors of their own
+            reason = without_credentials(f"{type(error).__name__}: {error}").splitlines()[0]
+            server = without_credentials(tracking_uri)
+            raise ResultsError(f"mlflow:{experiment} cannot be read from {server}: {reason}") from None
         yield path
 
 
-def _lay_out(client: MlflowClient, experiment: str, path: Path) -> None:
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        raise ResultsError(f"MLflow has no experiment named {experiment!r}")
-    parents = _search(client, found.experiment_id, "tags.cell = 'study'")
+def _write_study(client: MlflowClient, name: str, path: Path) -> None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        raise ResultsError(f"MLflow has no experiment named {name!r}")
+    parents = _search(client, experiment.experiment_id, "tags.cell = 'study'")
     if not parents:
-        raise ResultsError(f"the experiment {experiment!r} has no study: none of its runs has the tag cell = study")
-    parent = parents[-1]  # the newest
-    _download(client, parent, "study", path)
+        raise ResultsError(f"the experiment {name!r} has no study: none of its runs has the tag cell = study")
+    newest = parents[-1]
+    _download(client, newest, "study", path)
     plan = read_plan(StudyFolder(path))
     if plan is None:
-        raise ResultsError(f"the experiment {experiment!r} has no plan yet: its study has only started")
+        raise ResultsError(f"the experiment {name!r} has no plan yet: its study has only started")
     runs = {
         run.data.tags["cell"]: run
-        for run in _search(client, found.experiment_id, f"tags.study_id = '{parent.data.tags['study_id']}'")
+        for run in _search(client, experiment.experiment_id, f"tags.study_id = '{newest.data.tags['study_id']}'")
     }
     with ThreadPoolExecutor(DOWNLOADS) as workers:
-        jobs = [workers.submit(_trajectory, client, trajectory, runs, path) for trajectory in plan.trajectories]
+        jobs = [workers.submit(_write_trajectory, client, trajectory, runs, path) for trajectory in plan.trajectories]
         for job in jobs:
             job.result()
 
 
 def _search(client: MlflowClient, experiment_id: str, query: str) -> list[MlflowRun]:
     """All runs that match, the oldest first."""
-    found: list[MlflowRun] = []
+    runs: list[MlflowRun] = []
     token: str | None = None
     while token != "":
         page = client.search_runs(
             [experiment_id], query, max_results=1_000, order_by=["attributes.start_time ASC"], page_token=token
         )
-        found += page
+        runs += page
         token = page.token or ""
-    return found
+    return runs
 
 
 def _download(client: MlflowClient, run: MlflowRun, folder: str, to: Path) -> None:
-    """Download one of a run's artifact folders to ``to``; nothing where it has none."""
+    """Download one of a run's artifact folders to ``to``; nothing where the run has no such folder."""
     if not client.list_artifacts(run.info.run_id, folder):
         return
     to.mkdir(parents=True, exist_ok=True)
@@ -96,8 +96,8 @@ def _download(client: MlflowClient, run: MlflowRun, folder: str, to: Path) -> No
         shutil.copytree(client.download_artifacts(run.info.run_id, folder, staging), to, dirs_exist_ok=True)
 
 
-def _trajectory(client: MlflowClient, trajectory: Trajectory, runs: Mapping[str, MlflowRun], path: Path) -> None:
-    """Lay out one trajectory: its records where it has ended, else what its runs' metrics say."""
+def _write_trajectory(client: MlflowClient, trajectory: Trajectory, runs: Mapping[str, MlflowRun], path: Path) -> None:
+    """Write one trajectory: its records where it has ended, else the epochs that its runs' metrics give."""
     owner = runs.get(trajectory.cells[0])
     if owner is None:
         return
@@ -109,12 +109,12 @@ def _trajectory(client: MlflowClient, trajectory: Trajectory, runs: Mapping[str,
     epochs = _epochs(client, trajectory, owner)
     for id_ in trajectory.cells:
         if id_ in runs and runs[id_].data.tags.get("status") == "complete":
-            epochs = _with_chosen(client, runs[id_], epochs, folder)
+            epochs = _with_selected(client, runs[id_], epochs, folder)
     folder.append(epochs)
 
 
 def _epochs(client: MlflowClient, trajectory: Trajectory, run: MlflowRun) -> list[Epoch]:
-    """A running trajectory's epochs from the metrics of the run that owns it; those that all metrics have."""
+    """A running trajectory's epochs from the metrics of the run that owns it; only epochs with every metric."""
     names = {**EPOCH_METRICS, "train/learning_rate": "learning_rate"}
     names |= {f"validation/{metric}": f"validation/{metric}" for metric in METRICS}
     by_step: dict[int, dict[str, Any]] = {}
@@ -133,10 +133,10 @@ def _epochs(client: MlflowClient, trajectory: Trajectory, run: MlflowRun) -> lis
 
 def _epoch(trajectory: Trajectory, examples_seen: int, values: Mapping[str, Any]) -> Epoch:
     number = int(values["epoch"])
-    own = {key: value for key, value in values.items() if not key.startswith("validation/")}
+    fields = {key: value for key, value in values.items() if not key.startswith("validation/")}
     return Epoch(
         **{
-            **own,
+            **fields,
             "epoch": number,
             "examples_seen": examples_seen,
             "optimizer_step": min(number * trajectory.steps_per_epoch, trajectory.optimizer_steps),
@@ -147,19 +147,19 @@ def _epoch(trajectory: Trajectory, examples_seen: int, values: Mapping[str, Any]
     )
 
 
-def _with_chosen(
+def _with_selected(
     client: MlflowClient, run: MlflowRun, epochs: Sequence[Epoch], folder: TrajectoryFolder
 ) -> list[Epoch]:
     """A complete cell's test scores at its selected epoch, and that checkpoint's predictions."""
     metrics = run.data.metrics
-    number = int(metrics.get("chosen/epoch", 0))
+    selected = int(metrics.get("chosen/epoch", 0))
     scores = {name: metrics[f"test/{name}"] for name in METRICS if f"test/{name}" in metrics} or None
     with tempfile.TemporaryDirectory(dir=folder.path) as staging:
         _download(client, run, "predictions", Path(staging) / "predictions")
         for split in SPLITS:
             source = Path(staging) / "predictions" / f"{split}.parquet"
-            if number and source.exists():
-                target = folder.predictions_path(number, split)
+            if selected and source.exists():
+                target = folder.predictions_path(selected, split)
                 target.parent.mkdir(exist_ok=True)
                 shutil.move(source, target)
-    return [replace(epoch, test=scores) if epoch.epoch == number else epoch for epoch in epochs]
+    return [replace(epoch, test=scores) if epoch.epoch == selected else epoch for epoch in epochs]

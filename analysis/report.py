@@ -1,8 +1,8 @@
-"""Writes the report of a study: report.html, report.md and figures/.
+"""The report of a study: report.html, report.md and figures/.
 
-STUDY is a study's folder, or mlflow:EXPERIMENT for what an MLflow server keeps of one. The study may still be running.
+STUDY is a study's folder, or mlflow:EXPERIMENT for a study on an MLflow server. The study may still be running.
 
-Exit codes: 0 the report is written; 2 something that the user has to mend.
+Exit codes: 0 the report is written; 2 invalid input, or the report cannot be written.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.findings import find
+from analysis.findings import answer_all
 from analysis.rendering.markdown import markdown
 from analysis.rendering.page import page
-from analysis.rendering.plots import draw, for_paper
+from analysis.rendering.plots import for_paper, render
 from analysis.results import Results, ResultsError, read
 from study.storage import write_bytes
 
@@ -27,59 +27,63 @@ MLFLOW = "mlflow:"
 def write_report(results: Results, out: Path) -> Path:
     """Write report.html, report.md and figures/ into ``out``; returns the page's path.
 
-    Raises OSError where that cannot be written to.
+    Raises OSError where ``out`` cannot be written to.
     """
-    findings = find(results)
-    figures = [figure for answer in findings.answers.values() for figure in answer.figures]
-    drawn = {figure.name: draw(figure) for figure in figures}
+    report = answer_all(results)
+    figures = [figure for answer in report.answers.values() for figure in answer.figures]
+    rendered = {figure.name: render(figure) for figure in figures}
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    for name, picture in drawn.items():
-        write_bytes(out / "figures" / f"{name}.svg", for_paper(picture.whole).encode())
-    write_bytes(out / "report.md", markdown(findings).encode())
-    write_bytes(out / "report.html", page(findings, drawn).encode())
+    for name, figure in rendered.items():
+        write_bytes(out / "figures" / f"{name}.svg", for_paper(figure.whole).encode())
+    write_bytes(out / "report.md", markdown(report).encode())
+    write_bytes(out / "report.html", page(report, rendered).encode())
     return out / "report.html"
 
 
 def write_report_of(folder: Path) -> Path:
     """Write the report of the study in ``folder`` into it; returns the page's path.
 
-    Raises ResultsError where there is no study, OSError where nothing can be written.
+    Raises ResultsError where there is no study, OSError where ``folder`` cannot be written to.
     """
     return write_report(read(folder), folder)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    command_line = argparse.ArgumentParser(
         prog="python -m analysis.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument(
+    command_line.add_argument(
         "study", metavar="STUDY", help="a study's folder, such as studies/quickstart, or mlflow:EXPERIMENT"
     )
-    made.add_argument(
+    command_line.add_argument(
         "--tracking-uri",
         default=os.environ.get("MLFLOW_TRACKING_URI"),
         metavar="URI",
         help="where MLflow keeps the experiment (default: $MLFLOW_TRACKING_URI)",
     )
-    made.add_argument("--out", metavar="FOLDER", help="where to write (default: the study's folder, else this one)")
-    return made
+    command_line.add_argument(
+        "--out", metavar="FOLDER", help="where to write (default: the study's folder, or the current one)"
+    )
+    return command_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         with contextlib.ExitStack() as stack:
-            if given.study.startswith(MLFLOW):
-                from analysis.from_mlflow import study_from_mlflow  # imports MLflow, which a folder does not need
+            if options.study.startswith(MLFLOW):
+                from analysis.from_mlflow import (
+                    study_from_mlflow,
+                )  # imports MLflow, which reading a folder does not need
 
-                experiment = given.study.removeprefix(MLFLOW)
-                folder = stack.enter_context(study_from_mlflow(experiment, tracking_uri=given.tracking_uri))
-                out = Path(given.out or ".")
+                experiment = options.study.removeprefix(MLFLOW)
+                folder = stack.enter_context(study_from_mlflow(experiment, tracking_uri=options.tracking_uri))
+                out = Path(options.out or ".")
             else:
-                folder = Path(given.study)
-                out = Path(given.out or folder)
+                folder = Path(options.study)
+                out = Path(options.out or folder)
             print(f"report: {write_report(read(folder), out)}")
     except ResultsError as error:
         print(error, file=sys.stderr)

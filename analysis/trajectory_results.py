@@ -1,4 +1,4 @@
-"""What a trajectory came to, and what chance comes to on the same data."""
+"""The result of one trajectory, and what chance scores on the same data."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from study.plan.cell_results import CellResult
+from study.plan.labels import label
 from study.plan.plan import Trajectory
 from study.records import Epoch, Interval, Outcome, TrajectoryRecords
 from study.scoring import Predictions
@@ -16,7 +17,7 @@ from study.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrajectoryResult:
-    """A trajectory: what it was to train, its records so far, and how it ended (None while it has not)."""
+    """A trajectory, the result of the cell that owns it, its records so far, and its outcome (None until it ends)."""
 
     trajectory: Trajectory
     owner: CellResult
@@ -36,26 +37,31 @@ class TrajectoryResult:
         )
 
     @property
+    def model(self) -> str:
+        """Its model in words."""
+        return label("model", self.settings.model)
+
+    @property
     def settings(self) -> Settings:
         """The settings of the cell that owns the trajectory."""
         return self.owner.cell.settings
 
     @property
     def ended(self) -> bool:
-        """Whether it came to an end of its own, including a non-finite loss; one that was pruned did not."""
+        """Whether it reached its own end, a non-finite loss included; a pruned trajectory did not."""
         return self.scored and not self.pruned
 
     @property
     def pruned(self) -> bool:
         """Whether a trial scheduler stopped it, so that its final result is unknown.
 
-        One that was stopped after the epoch at which it would have stopped by itself has lost nothing.
+        A trajectory that was stopped at or after its own last epoch lost nothing and is not pruned.
         """
         return self.owner.stop_reason == "cut"
 
     @property
     def scored(self) -> bool:
-        """Whether it has ended or was pruned, so that it has all the scores that it will have."""
+        """Whether it has ended or was pruned, so that it has all the scores that it will ever have."""
         return self.outcome is not None and self.outcome.status == "complete" and bool(self.epochs)
 
 
@@ -63,7 +69,7 @@ class TrajectoryResult:
 class Chance:
     """What the best constant prediction scores on validation: ``accuracy`` and ``loss`` (nats).
 
-    ``classes`` is the number of classes, ``examples`` the size of validation, None where no predictions say so.
+    ``classes`` is the number of classes, ``examples`` the size of validation, None where no predictions are known.
     """
 
     classes: int

@@ -1,4 +1,4 @@
-"""How are numbers put into words?"""
+"""Numbers, estimates, counts and lists as the report's sentences write them."""
 
 from __future__ import annotations
 
@@ -10,56 +10,71 @@ from analysis.statistics.estimate import LEVEL, Estimate
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """A share as a percentage."""
-    return minus(f"{100 * value:.{digits}f} %") if math.isfinite(value) else "–"
+    """A share as a percentage; a dash where it is not finite, as in all of these functions."""
+    return with_minus(f"{100 * value:.{digits}f} %") if math.isfinite(value) else "–"
 
 
 def points(value: float, *, signed: bool = False) -> str:
     """A difference of shares in percentage points."""
-    return minus(f"{100 * value:{'+' if signed else ''}.1f} points") if math.isfinite(value) else "–"
+    return with_minus(f"{100 * value:{'+' if signed else ''}.1f} points") if math.isfinite(value) else "–"
 
 
 def number(value: float, form: str = ".3f") -> str:
-    """A number, a dash for none."""
-    return minus(f"{value:{form}}") if math.isfinite(value) else "–"
+    """A number in Python's format ``form``."""
+    return with_minus(f"{value:{form}}") if math.isfinite(value) else "–"
 
 
-def minus(written: str) -> str:
-    """A written number with a minus sign in place of a hyphen (but for an exponent's), and no sign before a zero."""
-    if re.match(r"[+-]0(\.0*)?(?![\d.])", written):
-        return written[1:]
-    return written.replace("-", "−", 1) if written.startswith("-") else written
+def with_minus(formatted: str) -> str:
+    """A formatted number with a minus sign in place of its hyphen, and without a sign before a zero."""
+    if re.match(r"[+-]0(\.0*)?(?![\d.])", formatted):
+        return formatted[1:]
+    return formatted.replace("-", "−", 1) if formatted.startswith("-") else formatted
 
 
-def share(estimate: Estimate) -> str:
-    """A share with its interval."""
+def share_estimate(estimate: Estimate) -> str:
+    """A share with its interval, in percent."""
     return f"{percent(estimate.value)} {_interval(100 * estimate.low, 100 * estimate.high, '.1f', ' %')}"
 
 
-def difference(estimate: Estimate) -> str:
-    """A difference of shares with its interval, in points, signed."""
+def points_estimate(estimate: Estimate) -> str:
+    """A difference of shares with its interval, in percentage points, signed."""
     return f"{points(estimate.value, signed=True)} {_interval(100 * estimate.low, 100 * estimate.high, '+.1f', '')}"
 
 
-def plain(estimate: Estimate, form: str = ".3f") -> str:
-    """A number with its interval."""
+def number_estimate(estimate: Estimate, form: str = ".3f") -> str:
+    """A number with its interval, in Python's format ``form``."""
     return f"{number(estimate.value, form)} {_interval(estimate.low, estimate.high, form, '')}"
 
 
 def _interval(low: float, high: float, form: str, unit: str) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return "(no interval)"
-    return f"({LEVEL:.0%} interval {minus(f'{low:{form}}')} to {minus(f'{high:{form}}')}{unit})"
+    return f"({LEVEL:.0%} interval {with_minus(f'{low:{form}}')} to {with_minus(f'{high:{form}}')}{unit})"
 
 
-def count(number_of: int, word: str, plural: str = "") -> str:
-    """A number and its noun."""
-    return f"{number_of:,} {word if number_of == 1 else plural or word + 's'}"
+def count(quantity: int, noun: str, plural: str = "") -> str:
+    """A count with its noun, such as "1 run" and "2 runs"."""
+    return f"{quantity:,} {noun if quantity == 1 else plural or noun + 's'}"
 
 
-def listed(words: Sequence[str]) -> str:
-    """Words in a row, the last after "and"."""
+def agree(quantity: int, singular: str, plural: str) -> str:
+    """The word that agrees with a count, such as "is" and "are"."""
+    return singular if quantity == 1 else plural
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Words in a row, with "and" before the last."""
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def upper_first(sentence: str) -> str:
+    """A sentence with its first letter in upper case."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def setting_name(key: str) -> str:
+    """The name of a setting in words."""
+    return key.replace("_", " ")
 
 
 def p_value(p: float) -> str:

@@ -1,1 +1,4 @@
-"""How fast is the study, and against what? Each module is a command: ``python -m benchmarks.NAME --help``."""
+"""Benchmarks of the study, compared with its peers.
+
+Four modules are commands, ``python -m benchmarks.NAME --help``: throughput, study, search and accuracy.
+"""

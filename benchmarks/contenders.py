@@ -1,7 +1,7 @@
-"""How long does a loop take for so many optimizer steps: this one, or the library's ``Trainer``?
+"""Seconds that this loop or the library's ``Trainer`` needs for a number of optimizer steps.
 
-Each measurement begins with a fresh optimizer, and between two of them only the weights stay in memory. What comes
-before the first step that is timed (set-up, moments, warm-up) is not counted.
+Each measurement starts with a new optimizer; only the weights are kept from one to the next. Set-up and warm-up steps
+are not timed.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks.workload import Shape, as_data, make_model, take
+from benchmarks.workload import Shape, as_data, first_examples, make_model
 from study.data.dataset import Encoded
 from study.models.classifier import Classifier
-from study.settings import Settings
-from study.stopping import Policy
-from study.training.devices import LARGEST_MICRO_BATCH, Precision, give_back_memory, is_out_of_memory
+from study.records import Precision
+from study.settings import LARGEST_MICRO_BATCH, Settings
+from study.stopping import StoppingPolicy
+from study.training.devices import is_out_of_memory, release_memory
 from study.training.loop import FineTuning
 
 WARM_UP_STEPS = 2
-# The settings that both sides share: the library's defaults.
+# Settings of both sides, which are the library's defaults.
 LEARNING_RATE, MAX_GRADIENT_NORM, WEIGHT_DECAY = 5e-5, 1.0, 0.01
-# What a study logs by default; shorter measurements end with an interval of their own.
+# As often as a study logs by default; a shorter measurement ends with an interval of its own.
 LOG_EVERY_EXAMPLES = 2_000
 
 
@@ -44,7 +45,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What is trained: a model of this shape on ``texts``, in this effective batch."""
+    """A model of ``shape`` that is trained on ``texts``, with an effective batch size."""
 
     shape: Shape
     texts: Encoded
@@ -54,7 +55,8 @@ class Work:
 class Timing:
     """Times one contender on one device.
 
-    ``ready`` is called just before time is taken, with ``clock``. ``micro_batch_size`` is what was found to fit.
+    ``ready`` is called just before the timing starts. ``micro_batch_size`` is the one that fitted, None before a
+    measurement.
     """
 
     def __init__(
@@ -77,16 +79,16 @@ class Timing:
 
     def seconds(self, steps: int) -> float:
         """Seconds of ``steps`` optimizer steps."""
-        train = take(self.work.texts, (WARM_UP_STEPS + steps) * self.work.batch_size)
-        taken = self._trainer_seconds(train) if self.contender.trainer else self._loop_seconds(train)
+        train = first_examples(self.work.texts, (WARM_UP_STEPS + steps) * self.work.batch_size)
+        seconds = self._trainer_seconds(train) if self.contender.trainer else self._loop_seconds(train)
         self.model.zero_grad(set_to_none=True)
-        give_back_memory()
-        return taken
+        release_memory()
+        return seconds
 
     def _loop_seconds(self, train: Encoded) -> float:
         batch_size = self.work.batch_size
         settings = Settings(
-            model="tiny-bert",  # a name that has to be there; the model is given
+            model="tiny-bert",  # only a required name: the model is passed to the loop
             epochs=1,
             batch_size=batch_size,
             learning_rate=LEARNING_RATE,
@@ -101,40 +103,40 @@ class Timing:
             Classifier(self.model, data.special.inputs, savings=self.contender.savings),
             data,
             settings,
-            policies=[Policy(max_epochs=1)],
+            policies=[StoppingPolicy(max_epochs=1)],
             optimizer_steps=len(train) // batch_size,
             device=self.device,
             precision=self.contender.precision,
         )
         next(loop.run())  # ends with a wait for the device
         loop.settings = settings.model_copy(update={"log_every_examples": LOG_EVERY_EXAMPLES})
-        going_on = loop.run()
+        records = loop.run()
         self.ready()
         started = self.clock()
         while loop.step < loop.optimizer_steps:
-            next(going_on)
-        taken = self.clock() - started
+            next(records)
+        seconds = self.clock() - started
         self.micro_batch_size = loop.micro_batch_size
-        return taken
+        return seconds
 
     def _trainer_seconds(self, train: Encoded) -> float:
-        micro = self.micro_batch_size or min(self.work.batch_size, LARGEST_MICRO_BATCH)
+        micro_batch_size = self.micro_batch_size or min(self.work.batch_size, LARGEST_MICRO_BATCH)
         while True:
             try:
-                taken = trainer_seconds(self, train, micro)
+                seconds = trainer_seconds(self, train, micro_batch_size)
             except RuntimeError as error:
-                if not is_out_of_memory(error) or micro == 1:
+                if not is_out_of_memory(error) or micro_batch_size == 1:
                     raise
             else:
-                self.micro_batch_size = micro
-                return taken
-            micro = math.ceil(micro / 2)
+                self.micro_batch_size = micro_batch_size
+                return seconds
+            micro_batch_size = math.ceil(micro_batch_size / 2)
             self.model.zero_grad(set_to_none=True)
-            give_back_memory()
+            release_memory()
 
 
-def rows(encoded: Encoded) -> list[dict[str, torch.Tensor]]:
-    """Examples as the library's models take them, already padded tensors: the cheapest data set there can be."""
+def to_library(encoded: Encoded) -> list[dict[str, torch.Tensor]]:
+    """Examples as padded tensors, the cheapest data set that ``Trainer`` can have."""
     ids = torch.from_numpy(encoded.input_ids.astype("int64"))
     lengths = torch.from_numpy(encoded.lengths.astype("int64"))
     labels = torch.from_numpy(encoded.labels.astype("int64"))
@@ -146,7 +148,7 @@ def rows(encoded: Encoded) -> list[dict[str, torch.Tensor]]:
 
 
 def collate(examples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """A batch cut to its longest text, as ``DataCollatorWithPadding`` makes it, without its Python loop."""
+    """A batch as long as its longest text, as from ``DataCollatorWithPadding``, but without its Python loop."""
     longest = int(torch.stack([example["length"] for example in examples]).max())
     return {
         "input_ids": torch.stack([example["input_ids"] for example in examples])[:, :longest],
@@ -156,11 +158,11 @@ def collate(examples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.T
 
 
 class _Clock(transformers.TrainerCallback):
-    """Takes the time from the end of the warm-up to the end of the last step."""
+    """Measures the time from the end of the warm-up to the end of the last step."""
 
     def __init__(self, timing: Timing) -> None:
         self.timing = timing
-        self.started = self.taken = 0.0
+        self.started = self.seconds = 0.0
 
     def on_step_end(
         self, args: transformers.TrainingArguments, state: transformers.TrainerState, *_: Any, **__: Any
@@ -171,22 +173,22 @@ class _Clock(transformers.TrainerCallback):
             self.started = self.timing.clock()
         if state.global_step == state.max_steps:
             self._wait()
-            self.taken = self.timing.clock() - self.started
+            self.seconds = self.timing.clock() - self.started
 
     def _wait(self) -> None:
         if self.timing.device.type == "cuda":
             torch.cuda.synchronize()
 
 
-def trainer_seconds(timing: Timing, train: Encoded, micro: int) -> float:
-    """Seconds of the library's ``Trainer`` with accumulation where a micro-batch is not the whole batch."""
+def trainer_seconds(timing: Timing, train: Encoded, micro_batch_size: int) -> float:
+    """Seconds of the library's ``Trainer``, which accumulates gradients where a micro-batch is not the whole batch."""
     clock = _Clock(timing)
     batch_size, contender = timing.work.batch_size, timing.contender
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             output_dir=folder,
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=math.ceil(batch_size / micro),
+            per_device_train_batch_size=micro_batch_size,
+            gradient_accumulation_steps=math.ceil(batch_size / micro_batch_size),
             max_steps=len(train) // batch_size,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="constant",
@@ -205,11 +207,11 @@ def trainer_seconds(timing: Timing, train: Encoded, micro: int) -> float:
         trainer = transformers.Trainer(
             model=timing.model,
             args=arguments,
-            train_dataset=rows(train),
+            train_dataset=to_library(train),
             data_collator=collate,
             callbacks=[clock],
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
     assert trainer.state.global_step == arguments.max_steps
-    return clock.taken
+    return clock.seconds

@@ -1,4 +1,4 @@
-"""How are the trajectories of a plan trained here: through Ray, in a bare loop, shared between cells or apart?"""
+"""The trajectories of a plan trained through Ray or in a bare loop, by shared trajectories or one for each cell."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from typing import Any
 
 import numpy as np
 
-from study.execution.interruption import Signals
+from study.execution.interruption import InterruptHandler
 from study.execution.preparation import write_configs
 from study.execution.tuner import train
 from study.plan.cell_results import cell_results
 from study.plan.plan import Plan
-from study.records import Epoch, Interval, Record, StudyFolder
+from study.records import Epoch, Interval, Precision, Record, TrajectoryConfig
 from study.settings import Run
-from study.space.reader import Space
+from study.space.space import Space
+from study.storage import StudyFolder, TrajectoryFolder
 from study.training.trajectory import make_loop
 
-CLOCK = ("train_seconds", "time")
+TIMES = ("train_seconds", "time")
 
 
 @dataclass(slots=True)
-class Watch:
-    """When trajectories ended (``perf_counter``), by id; a view as :mod:`study.execution.tuner` takes it."""
+class EndTimes:
+    """When each trajectory ended (``perf_counter``), by id; a :class:`study.execution.tuner.ProgressListener`."""
 
     ended_at: dict[str, float] = field(default_factory=dict)
 
-    def started(self, trajectory: str) -> None:
+    def on_start(self, trajectory: str) -> None:
         pass
 
-    def reported(self, trajectory: str, result: Mapping[str, Any]) -> None:
+    def on_epoch(self, trajectory: str, epoch: Epoch) -> None:
         pass
 
-    def ended(self, trajectory: str, *, error: str | None, cut: bool = False) -> None:
+    def on_end(self, trajectory: str, *, error: str | None, stopped: bool = False) -> None:
         assert error is None, f"{trajectory}: {error}"
         self.ended_at[trajectory] = time.perf_counter()
 
@@ -48,38 +49,46 @@ class Watch:
 
 
 def through_ray(
-    folder: StudyFolder, space: Space, plan: Plan, encoded: Mapping[str, Path], run: Run, precision: str
-) -> tuple[Watch, float]:
-    """Train ``plan`` by Tune in the Ray that is connected; when trajectories ended, and the seconds of all."""
+    folder: StudyFolder, space: Space, plan: Plan, encoded: Mapping[str, Path], run: Run, precision: Precision
+) -> tuple[EndTimes, float]:
+    """Train ``plan`` with Tune in the connected Ray; returns when each trajectory ended, and the seconds of all."""
     folder.path.mkdir(parents=True)
-    watch = Watch()
-    with Signals(folder, print) as signals:
+    listener = EndTimes()
+    with InterruptHandler(folder, print) as interrupts:
         started = time.perf_counter()
-        write_configs(folder, plan, plan.trajectories, space=space, encoded=dict(encoded), auto_precision=precision)
-        train(folder, plan.trajectories, run, watch, signals)
-    return watch, time.perf_counter() - started
+        write_configs(
+            folder,
+            plan,
+            plan.trajectories,
+            space=space,
+            encoded=encoded,
+            auto_precision=precision,
+            gpus=run.gpu or 0.0,
+        )
+        train(folder, plan.trajectories, run, listener, interrupts)
+    return listener, time.perf_counter() - started
 
 
-def bare_seconds(config: Mapping[str, Any], data: Any, settings: Any) -> float:
-    """Seconds of one trajectory in a Python loop that keeps nothing."""
+def bare_seconds(config: TrajectoryConfig) -> float:
+    """Seconds of one trajectory in a Python loop that records nothing."""
     started = time.perf_counter()
-    for _ in make_loop(settings, data, config).run():
+    for _ in make_loop(config).run():
         pass
     return time.perf_counter() - started
 
 
-def inside_seconds(history: Sequence[Record]) -> float:
-    """Seconds that a trajectory spent on training and evaluating, by its records."""
-    seconds, before = 0.0, 0.0
+def training_seconds(history: Sequence[Record]) -> float:
+    """Seconds that a trajectory spent on training and evaluation, by its records."""
+    seconds, last_interval = 0.0, 0.0
     for record in history:
         if isinstance(record, Interval):
-            before = record.time
+            last_interval = record.time
         else:
-            seconds += record.train_seconds + record.time - before
+            seconds += record.train_seconds + record.time - last_interval
     return seconds
 
 
-def apart(plan: Plan) -> Plan:
+def without_sharing(plan: Plan) -> Plan:
     """The same cells, each with a trajectory of its own."""
     shared = {trajectory.id: trajectory for trajectory in plan.trajectories}
     cells = tuple(replace(cell, trajectory=cell.id) for cell in plan.cells)
@@ -88,7 +97,7 @@ def apart(plan: Plan) -> Plan:
             shared[cell.trajectory],
             id=cell.id,
             name=cell.name,
-            settings={**shared[cell.trajectory].settings, "epochs": cell.settings["epochs"]},
+            settings=shared[cell.trajectory].settings.model_copy(update={"epochs": cell.settings.epochs}),
             cells=(cell.id,),
             epochs=cell.epochs,
             optimizer_steps=cell.optimizer_steps,
@@ -99,36 +108,36 @@ def apart(plan: Plan) -> Plan:
     return replace(plan, cells=cells, trajectories=trajectories)
 
 
-def differences(one: StudyFolder, plan: Plan, other: StudyFolder, other_plan: Plan) -> list[str]:
-    """Cells whose stop, metrics, chosen checkpoint or predictions are not the same bits in both studies."""
-    found = []
-    for first, second in zip(cell_results(one, plan), cell_results(other, other_plan), strict=True):
-        folders = [one.trajectory(first.cell.trajectory), other.trajectory(second.cell.trajectory)]
+def differing_cells(study: StudyFolder, plan: Plan, other: StudyFolder, other_plan: Plan) -> list[str]:
+    """Names of the cells whose stop, scores, selected checkpoint or predictions differ in a bit between the studies."""
+    names = []
+    for first, second in zip(cell_results(study, plan), cell_results(other, other_plan), strict=True):
+        folders = [study.trajectory(first.cell.trajectory), other.trajectory(second.cell.trajectory)]
         histories = [
-            [timeless(epoch) for epoch in folder.epochs()[: result.last.epoch if result.last else 0]]
+            [without_times(epoch) for epoch in folder.epochs()[: result.last.epoch if result.last else 0]]
             for folder, result in zip(folders, (first, second), strict=True)
         ]
-        chosen = [result.chosen.epoch if result.chosen else None for result in (first, second)]
+        selected = [result.chosen.epoch if result.chosen else None for result in (first, second)]
         same = (
             (first.state, first.stop_reason) == (second.state, second.stop_reason)
-            and chosen[0] == chosen[1]
+            and selected[0] == selected[1]
             and repr(histories[0]) == repr(histories[1])
-            and (chosen[0] is None or same_predictions(folders, chosen[0]))
+            and (selected[0] is None or same_predictions(folders, selected[0]))
         )
         if not same:
-            found.append(first.cell.name)
-    return found
+            names.append(first.cell.name)
+    return names
 
 
-def timeless(epoch: Epoch) -> list[Any]:
-    """An epoch without what the clock decides."""
-    return [getattr(epoch, name) for name in Epoch.__slots__ if name not in CLOCK]
+def without_times(epoch: Epoch) -> list[Any]:
+    """An epoch's values without its times."""
+    return [getattr(epoch, name) for name in Epoch.__slots__ if name not in TIMES]
 
 
-def same_predictions(folders: Sequence[Any], epoch: int) -> bool:
+def same_predictions(folders: Sequence[TrajectoryFolder], epoch: int) -> bool:
     """Whether both trajectories predicted the same bits, on validation and on test, after ``epoch``."""
     for split in ("validation", "test"):
-        one, other = (folder.predictions(epoch, split) for folder in folders)
-        if one is None or other is None or not np.array_equal(one.logits, other.logits):
+        first, second = (folder.predictions(epoch, split) for folder in folders)
+        if first is None or second is None or not np.array_equal(first.logits, second.logits):
             return False
     return True

@@ -1,4 +1,4 @@
-"""What does a measurement run on, and how fast can that multiply matrices?"""
+"""The machine of a measurement, and the rate at which it multiplies matrices."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Callable
 import torch
 import transformers
 
-from study.training.devices import Precision, device_name
+from study.records import Precision
+from study.training.devices import device_name
 
-# Large enough for the device's full rate, small enough for a fraction of a second.
-MATRIX = {"cpu": 1_536, "cuda": 8_192}
+# Sizes of a square matrix: large enough for the device's full rate, small enough for a fraction of a second.
+MATRIX_SIZES = {"cpu": 1_536, "cuda": 8_192}
 
 
 def describe(device: torch.device) -> str:
@@ -25,15 +26,15 @@ def describe(device: torch.device) -> str:
 
 
 class Matmul:
-    """Multiplies square matrices: :meth:`seconds` per so many products, each of :attr:`flops`."""
+    """Multiplies square matrices; each product has :attr:`flops` floating-point operations."""
 
     def __init__(self, device: torch.device, precision: Precision, clock: Callable[[], float]) -> None:
-        size = MATRIX[device.type]
-        kind = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        size = MATRIX_SIZES[device.type]
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.device = device
         self.clock = clock
         self.flops = 2 * size**3
-        self.left, self.right = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
+        self.left, self.right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
     def seconds(self, steps: int) -> float:
         """Seconds of ``steps`` products."""

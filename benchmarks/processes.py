@@ -1,6 +1,6 @@
-"""How are contenders kept apart, and how do several train at the same moment?
+"""Contenders in processes of their own, several of which may train at the same time.
 
-Each has a process of its own, because what one does to its memory allocator must not help or harm another.
+They are apart because the settings of one's memory allocator must not affect another.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Group:
-    """One process for each of ``contenders``, which begin each measurement together and take ``threads`` each."""
+    """One process for each of ``contenders``, with ``threads`` threads; all start each measurement together."""
 
     def __init__(self, work: Work, contenders: Sequence[Contender], *, threads: int, clock: str) -> None:
         context = multiprocessing.get_context("spawn")
-        # Kept, because it must outlive the start of the processes.
+        # An attribute, because it must outlive the start of the processes.
         self.barrier = context.Barrier(len(contenders))
-        self.lines: list[Connection] = []
+        self.connections: list[Connection] = []
         self.processes = []
         self.micro_batch_size = 0
         for contender in contenders:
             ours, theirs = context.Pipe()
-            self.lines.append(ours)
+            self.connections.append(ours)
             process = context.Process(
                 target=_serve, args=(theirs, work, contender, threads, clock, self.barrier), daemon=True
             )
@@ -43,12 +43,12 @@ class Group:
             self.processes.append(process)
 
     def seconds(self, steps: int) -> float:
-        """Seconds until the last of the processes has taken its ``steps`` optimizer steps."""
-        for line in self.lines:
-            line.send(steps)
-        answers = [line.recv() for line in self.lines]
+        """Seconds until the last process has done its ``steps`` optimizer steps."""
+        for connection in self.connections:
+            connection.send(steps)
+        answers = [connection.recv() for connection in self.connections]
         self.micro_batch_size = min(micro for _, micro in answers)
-        slowest: float = max(taken for taken, _ in answers)
+        slowest: float = max(seconds for seconds, _ in answers)
         return slowest
 
     def __enter__(self) -> Self:
@@ -57,14 +57,16 @@ class Group:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for line in self.lines:
-            line.close()
+        for connection in self.connections:
+            connection.close()
         for process in self.processes:
             process.join()
 
 
-def _serve(line: Connection, work: Work, contender: Contender, threads: int, clock: str, barrier: Barrier) -> None:
-    """Answer each number of steps with the seconds they took and the micro-batch, until the other side hangs up."""
+def _serve(
+    connection: Connection, work: Work, contender: Contender, threads: int, clock: str, barrier: Barrier
+) -> None:
+    """Answer each number of steps with their seconds and the micro-batch size, until the other side closes."""
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     torch.set_num_threads(threads)
     set_tf32(False)
@@ -73,7 +75,7 @@ def _serve(line: Connection, work: Work, contender: Contender, threads: int, clo
     timing = Timing(work, contender, device=find_device(), ready=barrier.wait, clock=CLOCKS[clock])
     while True:
         try:
-            steps = line.recv()
+            steps = connection.recv()
         except EOFError:
             return
-        line.send((timing.seconds(steps), timing.micro_batch_size))
+        connection.send((timing.seconds(steps), timing.micro_batch_size))

@@ -1,7 +1,7 @@
-"""How long does a study take that is trained one cell after the other with the library's ``Trainer``?
+"""A study trained with the library's ``Trainer``, one cell after the other.
 
-As a person would write it, with what costs least: encoded data, all threads, early stopping by the library's callback,
-one score on test when a cell has ended, and nothing saved.
+As a user would write it, at the lowest cost: encoded data, all threads, early stopping by the library's callback, one
+evaluation on test at the end of a cell, and nothing saved.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks.contenders import collate, rows
+from benchmarks.contenders import collate, to_library
 from study.data.dataset import EncodedData
 from study.models.classifier import load_classifier
 from study.settings import Settings
@@ -24,28 +24,28 @@ LARGEST_BATCH = 64
 
 
 def cell_seconds(settings: Settings, data: EncodedData) -> float:
-    """Seconds of one cell, its model and its ``Trainer`` made anew."""
+    """Seconds of one cell with a new model and a new ``Trainer``."""
     started = time.perf_counter()
     torch.manual_seed(settings.seed)
     stopping = settings.early_stopping
     with tempfile.TemporaryDirectory() as folder:
         trainer = transformers.Trainer(
             model=library_model(settings, data),
-            args=transformers.TrainingArguments(output_dir=folder, **arguments(settings)),
-            train_dataset=rows(data.train),
-            eval_dataset=rows(data.validation),
+            args=transformers.TrainingArguments(output_dir=folder, **trainer_arguments(settings)),
+            train_dataset=to_library(data.train),
+            eval_dataset=to_library(data.validation),
             data_collator=collate,
             callbacks=[transformers.EarlyStoppingCallback(stopping.patience)] if stopping else [],
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
-        test: Any = rows(data.test)  # a list is a data set with an index
+        test: Any = to_library(data.test)  # a list is a data set with an index
         trainer.predict(test)
     return time.perf_counter() - started
 
 
 def library_model(settings: Settings, data: EncodedData) -> transformers.PreTrainedModel:
-    """The model that the study would train, without what the study changes in it."""
+    """The model that the study would train, as the library makes it."""
     classifier = load_classifier(
         settings.model,
         classes=len(data.label_names),
@@ -60,18 +60,18 @@ def library_model(settings: Settings, data: EncodedData) -> transformers.PreTrai
     return model
 
 
-def arguments(settings: Settings) -> Mapping[str, Any]:
+def trainer_arguments(settings: Settings) -> Mapping[str, Any]:
     """The library's names for ``settings``."""
-    micro = min(settings.batch_size, LARGEST_BATCH)
+    micro_batch_size = min(settings.batch_size, LARGEST_BATCH)
     on_cpu = find_device().type == "cpu"
     return {
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": settings.batch_size // micro,
+        "per_device_train_batch_size": micro_batch_size,
+        "gradient_accumulation_steps": settings.batch_size // micro_batch_size,
         "per_device_eval_batch_size": LARGEST_BATCH,
         "num_train_epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.lr_schedule,
-        "warmup_steps": settings.warmup_fraction,  # a share, where it is below 1
+        "warmup_steps": settings.warmup_fraction,  # below 1, the library takes it as a share of all steps
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_gradient_norm or 0.0,
         "seed": settings.seed,

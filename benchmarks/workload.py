@@ -1,4 +1,4 @@
-"""What is trained in a measurement: which model, on which texts, for how many floating-point operations?"""
+"""The work of a measurement: a model, texts, and the floating-point operations of training on them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 import transformers
 
 from study.data.dataset import Encoded, EncodedData, open_encoded, prepare
-from study.models.classifier import SpecialTokens
+from study.models.tokenizer import SpecialTokens
 from study.settings import Data
 
 CLASSES = 2
-# Below all of them lie the special ids of every family.
+# The special ids of every family are below this one.
 FIRST_WORD = 5
 # Median and spread (of the logarithm, below and above the median) of IMDB's lengths in BERT's tokens: with these, 11 %
 # have fewer than 128, 56 % fewer than 256 and 86 % fewer than 512, as the real ones have.
@@ -63,12 +63,12 @@ def make_model(shape: Shape, *, max_length: int, device: torch.device) -> transf
     config: transformers.PretrainedConfig
     config = transformers.BertConfig(**values) if shape.family == "bert" else transformers.RobertaConfig(**values)
     model: Any = transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
-    made: transformers.PreTrainedModel = model.to(device, torch.float32)
-    return made
+    on_device: transformers.PreTrainedModel = model.to(device, torch.float32)
+    return on_device
 
 
-def generated(n: int, shape: Shape, *, length: int, full: bool, rng: np.random.Generator) -> Encoded:
-    """Random tokens, of lengths like IMDB's cut to ``length``, or all of them ``full``."""
+def generate_texts(n: int, shape: Shape, *, length: int, full: bool, rng: np.random.Generator) -> Encoded:
+    """Random tokens, of lengths like IMDB's truncated to ``length``, or all of the ``full`` length."""
     z = rng.standard_normal(n)
     lengths = IMDB_MEDIAN * np.exp(z * np.where(z < 0, IMDB_SPREAD_BELOW, IMDB_SPREAD_ABOVE))
     lengths = np.full(n, length) if full else np.clip(lengths, 3, length).astype(np.int64)
@@ -82,33 +82,36 @@ def generated(n: int, shape: Shape, *, length: int, full: bool, rng: np.random.G
 
 
 def read_texts(file: str, *, length: int, examples: int) -> Encoded:
-    """The training split of a sample of ``file``, in the tokens of ``tiny-bert``, which every shape here knows."""
+    """The training split of a sample of ``file``, in tokens of ``tiny-bert``, whose ids every shape here has."""
     with tempfile.TemporaryDirectory() as cache:
-        data = Data(source=file, max_length=length)
         folder = prepare(
-            data, identity=file, examples=examples, model="tiny-bert", model_identity="tiny-bert", cache=Path(cache)
+            Data(source=file, max_length=length),
+            identity={"source": file, "examples": examples},
+            model="tiny-bert",
+            model_identity="tiny-bert",
+            cache=Path(cache),
         )
         train = open_encoded(folder).train
-        return take(train, len(train))
+        return first_examples(train, len(train))
 
 
-def take(encoded: Encoded, n: int) -> Encoded:
-    """The first ``n`` examples, from the start again where there are fewer."""
-    rows = np.arange(n) % len(encoded)
+def first_examples(encoded: Encoded, n: int) -> Encoded:
+    """The first ``n`` examples, repeated from the start where there are fewer."""
+    positions = np.arange(n) % len(encoded)
     return Encoded(
-        input_ids=np.array(encoded.input_ids[rows]),
-        lengths=np.array(encoded.lengths[rows]),
-        labels=np.array(encoded.labels[rows]),
+        input_ids=np.array(encoded.input_ids[positions]),
+        lengths=np.array(encoded.lengths[positions]),
+        labels=np.array(encoded.labels[positions]),
         ids=np.arange(n),
     )
 
 
 def as_data(train: Encoded, shape: Shape) -> EncodedData:
-    """``train`` with the smallest other splits that the loop takes: no measurement here evaluates."""
+    """``train`` with the smallest validation and test splits: no measurement here evaluates."""
     return EncodedData(
         train=train,
-        validation=take(train, 1),
-        test=take(train, 1),
+        validation=first_examples(train, 1),
+        test=first_examples(train, 1),
         label_names=("no", "yes"),
         special=SpecialTokens(pad=shape.pad, vocabulary=shape.vocabulary),
         tokenizer=Path("no-tokenizer"),
@@ -116,17 +119,17 @@ def as_data(train: Encoded, shape: Shape) -> EncodedData:
 
 
 def training_flops(shape: Shape, lengths: npt.NDArray[Any], *, first_position: bool) -> float:
-    """Mean floating-point operations of a training step per example, padding not counted.
+    """Mean floating-point operations of a training step per example, without padding.
 
-    Two for each multiplication and addition of a matrix product; a backward pass takes twice a forward one (Kaplan et
-    al. 2020, "Scaling laws for neural language models", section 2.1, with attention's products added). With
-    ``first_position``, the last layer's weights are used for that one position, and each head looks at all.
+    A matrix product counts two for each multiplication and its addition; a backward pass costs twice a forward one
+    (Kaplan et al. 2020, "Scaling laws for neural language models", section 2.1, with the products of attention added).
+    With ``first_position``, the last layer is computed for that position only, which attends to all others.
     """
     tokens = np.asarray(lengths, dtype=np.float64)
     width = shape.width
     weights = 12 * width * width
-    whole = 2 * weights * tokens + 4 * width * tokens**2
-    last = 2 * weights + 4 * (width // 64) * width * tokens
+    full_layer = 2 * weights * tokens + 4 * width * tokens**2
+    last_layer = 2 * weights + 4 * (width // 64) * width * tokens
     head = 2 * width * width + 2 * width * CLASSES
-    forward = (shape.layers - 1) * whole + (last if first_position else whole) + head
+    forward = (shape.layers - 1) * full_layer + (last_layer if first_position else full_layer) + head
     return 3 * float(forward.mean())

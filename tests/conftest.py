@@ -1,14 +1,14 @@
-"""Tests that need a system package: all of them where it is installed, none of them unnoticed where it is not."""
+"""Shared fixtures, and which tests run: those that need a system package are deselected, and listed, without it."""
 
 import importlib.util
 import shutil
-import socket
 import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from selenium.webdriver.chrome.webdriver import WebDriver
+from servers import find_free_port
 
 NEEDED = {
     "kubernetes": "kubernetes-validate is not installed (pip install kubernetes-validate==1.37.0)",
@@ -17,27 +17,27 @@ NEEDED = {
     "postgresql": "initdb is not installed (apt-get install postgresql)",
     "namespaces": "a file system cannot be mounted in a namespace of one's own (root can, on Linux)",
 }
-LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
+DESELECTED = pytest.StashKey[dict[str, list[str]]]()
 
 
 def has_chromium() -> bool:
-    """Both the browser and the program that drives it are on the path."""
+    """Whether both the browser and its driver are on the path."""
     return shutil.which("chromedriver") is not None and any(map(shutil.which, ("chromium", "chromium-browser")))
 
 
 def has_postgresql() -> bool:
-    """A server can be made; Debian keeps its programs off the path."""
+    """Whether PostgreSQL's programs are installed; Debian keeps them off the path."""
     return shutil.which("initdb") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 
 def has_namespaces() -> bool:
-    """A file system can be mounted that only some processes see."""
+    """Whether a file system can be mounted that only some processes see."""
     command = ["unshare", "-m", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]
     return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
 def has_compose() -> bool:
-    """Compose is on the path, by itself or as a part of docker."""
+    """Whether Compose is on the path, by itself or as a part of docker."""
     if shutil.which("docker-compose") is not None:
         return True
     if shutil.which("docker") is None:
@@ -47,7 +47,7 @@ def has_compose() -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what the machine has no package for, after -m and -k had their say."""
+    """Deselect the tests whose package is missing, among those that -m and -k select."""
     present = {
         "kubernetes": importlib.util.find_spec("kubernetes_validate") is not None,
         "compose": has_compose(),
@@ -55,28 +55,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "postgresql": has_postgresql(),
         "namespaces": has_namespaces(),
     }
-    left_out: dict[str, list[str]] = {}
-    kept: list[pytest.Item] = []
+    names: dict[str, list[str]] = {}
+    selected: list[pytest.Item] = []
     deselected: list[pytest.Item] = []
     for item in items:
         missing = [mark for mark in NEEDED if item.get_closest_marker(mark) and not present[mark]]
         for mark in missing:
-            left_out.setdefault(mark, []).append(item.nodeid)
-        (deselected if missing else kept).append(item)
-    config.stash[LEFT_OUT] = left_out
+            names.setdefault(mark, []).append(item.nodeid)
+        (deselected if missing else selected).append(item)
+    config.stash[DESELECTED] = names
     if deselected:
         config.hook.pytest_deselected(items=deselected)
-        items[:] = kept
+        items[:] = selected
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> Generator[None, None, None]:
-    """Name every test that was left out, count them, say why: below all other summaries, above the closing line."""
+    """List the deselected tests, with the reason, below all other summaries and above the closing line."""
     yield
-    for mark, names in config.stash.get(LEFT_OUT, {}).items():
-        terminalreporter.section(f"left out: {len(names)} marked {mark}", yellow=True)
+    for mark, names in config.stash.get(DESELECTED, {}).items():
+        terminalreporter.section(f"deselected: {len(names)} marked {mark}", yellow=True)
         terminalreporter.write_line(NEEDED[mark])
         for name in names:
             terminalreporter.write_line(f"  {name}")
@@ -100,7 +100,15 @@ def browser() -> Iterator[WebDriver]:
 @pytest.fixture
 def free_port() -> int:
     """A TCP port of this machine that nobody listened on a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
+    return find_free_port()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sqlite file with MLflow's tables, to be copied: creating them takes seconds."""
+    from study.storage import StudyFolder
+    from study.tracking.mirror import Mirror
+
+    folder = StudyFolder(tmp_path_factory.mktemp("empty-store"))
+    Mirror(folder, tracking_uri=None)
+    return folder.mlflow_file

@@ -1,4 +1,4 @@
-"""Commands that would settle what is undetermined, ready to be run."""
+"""Commands that a report proposes: they would settle what is undetermined, and can be run as they are."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from typing import Any
 
 from analysis.answer import Command
 from analysis.results import Results
+from analysis.wording import setting_name
 from study.settings import setting_type
 
-# The fewest seeds of a comparison, and those that distinguish a rare failure from none.
+# The fewest seeds of a comparison, and the fewest that distinguish a rare failure from none.
 SEEDS_TO_COMPARE = 5
 SEEDS_TO_COUNT = 10
 
 
-def grow(results: Results, purpose: str, values: Mapping[str, Iterable[object]]) -> Command:
+def extend(results: Results, purpose: str, values: Mapping[str, Iterable[object]]) -> Command:
     """Extend the study by values of these settings, beside those that it has; what is trained already is kept."""
-    return change(results, purpose, {key: _grown(results, key, list(added)) for key, added in values.items()})
+    return run_with(results, purpose, {key: _extended(results, key, list(added)) for key, added in values.items()})
 
 
-def change(results: Results, purpose: str, overrides: Mapping[str, str]) -> Command:
-    """Run the study again with these ``--set`` options, by what they set."""
+def run_with(results: Results, purpose: str, overrides: Mapping[str, str]) -> Command:
+    """Run the study's space with these ``--set`` options, keyed by what they set."""
     words = ["python", "-m", "study.run", "--space", f"studies/{results.name}/space.yaml"]
     for key, value in overrides.items():
         words += ["--set", f"{key}={value}"]
     return Command(purpose=purpose, command=shlex.join(words))
 
 
-def _grown(results: Results, key: str, added: Sequence[Any]) -> str:
+def _extended(results: Results, key: str, added: Sequence[Any]) -> str:
     """The values of a setting and those ``added``; a range is widened to contain them."""
     if (span := results.space.ranges.get(key)) is not None:
         wider = replace(span, low=min(span.low, *added), high=max(span.high, *added)).as_file()
         return f"{{{', '.join(f'{name}: {json.dumps(value)}' for name, value in wider.items())}}}"
     used = [setting_type(key).dump_python(getattr(cell.settings, key), mode="json") for cell in results.plan.cells]
-    # A search may not have tried all that its axis holds.
+    # A search may not have tried every value of its axis.
     present = results.space.lists.get(key, used) if results.searching else used
     values = {json.dumps(value, sort_keys=True): value for value in [*present, *added]}
     return f"[{', '.join(map(_as_file, values.values()))}]"
@@ -46,10 +47,11 @@ def _grown(results: Results, key: str, added: Sequence[Any]) -> str:
 def longer_search(results: Results, purpose: str) -> Command:
     """Give every search twice the budget that it has."""
     unit, budget = results.search.budget
-    return change(results, purpose, {f"search.{unit}": f"{2 * budget:g}" if unit == "gpu_hours" else f"{2 * budget}"})
+    doubled = f"{2 * budget:g}" if unit == "gpu_hours" else f"{2 * budget}"
+    return run_with(results, purpose, {f"search.{unit}": doubled})
 
 
-def paired(results: Results, keys: Sequence[str]) -> list[Command]:
+def paired_search(results: Results, keys: Sequence[str]) -> list[Command]:
     """A new study in which a random search tries the same configurations with each value of these settings.
 
     Nothing where the study does that already, or has no lists of these values.
@@ -63,33 +65,32 @@ def paired(results: Results, keys: Sequence[str]) -> list[Command]:
     overrides = {"name": f"{results.name}-paired", "search.method": "random", "search.per": f"[{', '.join(per)}]"}
     if search.sampler is not None:
         overrides["search.sampler"] = "null"
-    purpose = f"tries the same configurations with each {' and '.join(key.replace('_', ' ') for key in keys)}"
-    return [change(results, purpose, overrides)]
+    purpose = f"tries the same configurations with each {' and '.join(map(setting_name, keys))}"
+    return [run_with(results, purpose, overrides)]
 
 
-def without_pruning(results: Results, purpose: str) -> Command:
+def without_pruning(results: Results) -> Command:
     """Train to the end what the trial scheduler stopped."""
-    return change(results, purpose, {"search.scheduler": "none"})
+    return run_with(results, "trains the pruned runs to their end", {"search.scheduler": "none"})
 
 
 def more_seeds(results: Results, purpose: str, seeds: int = SEEDS_TO_COMPARE) -> Command:
-    """Extend the study to so many seeds, or to twice as many as it has where it has them already."""
+    """Extend the study to this many seeds, or to twice as many as it has if it has them already."""
     present = {cell.settings.seed for cell in results.plan.cells}
-    wanted = seeds if len(present) < seeds else 2 * len(present)
+    total = seeds if len(present) < seeds else 2 * len(present)
     unused = (seed for seed in itertools.count() if seed not in present)
-    return grow(results, purpose, {"seed": [next(unused) for _ in range(wanted - len(present))]})
+    return extend(results, purpose, {"seed": [next(unused) for _ in range(total - len(present))]})
 
 
 def complete_plan(results: Results) -> list[Command]:
     """Train what is planned and missing, if anything is."""
     if results.census.whole:
         return []
-    command = f"python -m study.run --space studies/{shlex.quote(results.name)}/space.yaml"
-    return [Command(purpose="trains what is planned and missing", command=command)]
+    return [run_with(results, "trains what is planned and missing", {})]
 
 
 def _as_file(value: object) -> str:
-    """A value as a space file writes it, within a list."""
+    """A value as a space file writes it within a list."""
     if value is None:
         return "none"
     return json.dumps(value) if isinstance(value, dict | list | str) else str(value)

@@ -1,295 +1,226 @@
-"""Was the drop in accuracy overfitting, or did training collapse?"""
+"""The question whether a drop in accuracy was overfitting or a collapse of training."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Bar, Figure, Line, Panel, Table, Value, forests
+from analysis.answer import UNDETERMINED, Answer, Bar, Figure, Table, Value, forests, not_shown, sentences
 from analysis.evidence.comparison import most_seeds
-from analysis.evidence.conditions import schedule_keys, words
-from analysis.evidence.diagnosis import LEARNED_MARGIN, RULES, Diagnosis, learned_threshold, learning_rate
+from analysis.evidence.conditions import describe, group_by
+from analysis.evidence.diagnosis import (
+    LEARNED_MARGIN,
+    RULES,
+    Diagnosis,
+    FailureCounts,
+    Finding,
+    learned_threshold,
+    learning_rate,
+)
+from analysis.evidence.learning_curves import learning_curves
 from analysis.evidence.next_commands import SEEDS_TO_COUNT, complete_plan, more_seeds, without_pruning
 from analysis.results import Results
-from analysis.statistics.estimate import Estimate
-from analysis.statistics.intervals import clopper_pearson
-from analysis.wording import count, listed, number, percent, share
+from analysis.wording import agree, count, join_words, number, percent, share_estimate
 
 QUESTION = "Was the drop overfitting, or did training collapse?"
 COUNTS_PRUNED_RUNS = False
-COLLAPSES = ("collapsed", "collapsed and recovered", "never learned", "non-finite")
-OVERFITTED = ("overfitting",)
-# More panels than this are no longer looked at one by one.
-MOST_PANELS = 12
-MOST_ROWS = 60
+COLLAPSES: tuple[Finding, ...] = ("collapsed", "collapsed and recovered", "never learned", "non-finite")
+MOST_RUNS = 60
 MOST_CONDITIONS = 200
 MOST_BARS = 24
 
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
-    """Diagnose every trajectory; the verdict names what the drops were. The rules draw nothing from ``rng``."""
+    """Diagnose every trajectory; the verdict names what the drops were. ``rng`` is not needed."""
     del rng
     diagnoses = list(results.diagnoses.values())
-    ended = [one for one in diagnoses if one.run.ended]
-    findings: Counter[str] = Counter(one.finding for one in ended)
-    failed = sum(one.failed for one in ended)
-    rate = clopper_pearson(failed, len(ended))
-    seeds = most_seeds([one.run for one in ended])
+    ended = [diagnosis for diagnosis in diagnoses if diagnosis.run.ended]
+    findings = Counter(diagnosis.finding for diagnosis in ended)
+    failures = _failures(ended)
+    seeds = most_seeds([diagnosis.run for diagnosis in ended])
     verdict, sentence = _verdict(findings, seeds)
     if ended:
-        sentence += f" {failed} of {count(len(ended), 'run')} failed: {share(rate)}."
-    commands = [more_seeds(results, "tells a rare failure from none", SEEDS_TO_COUNT)] if seeds < SEEDS_TO_COUNT else []
-    cut = sum(one.run.pruned for one in diagnoses)
-    if cut:
-        commands.insert(0, without_pruning(results, "trains the runs that were cut to their end"))
-    if len(ended) + cut < len(diagnoses):
-        commands = [*complete_plan(results), *commands]
+        sentence += f" {failures.failed} of {count(len(ended), 'run')} failed: {share_estimate(failures.rate)}."
+    commands = []
+    pruned = sum(diagnosis.run.pruned for diagnosis in diagnoses)
+    if len(ended) + pruned < len(diagnoses):
+        commands += complete_plan(results)
+    if pruned:
+        commands.append(without_pruning(results))
+    if seeds < SEEDS_TO_COUNT:
+        commands.append(more_seeds(results, "distinguishes a rare failure from none", SEEDS_TO_COUNT))
     return Answer(
         question=QUESTION,
         verdict=verdict,
         sentence=sentence,
-        estimate=rate if ended else None,
+        estimate=failures.rate if ended else None,
         estimated="share of all ended runs that failed (Clopper-Pearson)",
         unit="share",
         seeds=seeds,
-        tables=(_by_condition(results, ended), _by_run(results, diagnoses)),
-        figures=_figures(results, diagnoses),
-        methods=(*RULES, _how_half_is_possible(results)),
-        caveats=[*_resolution(results), *_caveats(ended, findings)],
+        tables=(_condition_table(results, ended), _run_table(results, diagnoses)),
+        figures=[*learning_curves(results, diagnoses), *_rate_figures(results, ended)],
+        methods=(*RULES, _meaning_of_chance(results)),
+        caveats=[*_resolution_caveats(results), *_caveats(ended, findings)],
         next_commands=commands,
     )
 
 
-def _verdict(findings: Counter[str], seeds: int) -> tuple[str, str]:
-    collapses, overfits = (sum(findings[name] for name in names) for names in (COLLAPSES, OVERFITTED))
-    told = [f"{findings[name]} {name}" for name in findings]
-    what = f"Of {count(findings.total(), 'ended run')}, {listed(told)}" if told else "No run has ended yet"
-    if not told:
-        return UNDETERMINED, what + "."
+def _failures(diagnoses: Sequence[Diagnosis]) -> FailureCounts:
+    return FailureCounts(failed=sum(diagnosis.failed for diagnosis in diagnoses), runs=len(diagnoses))
+
+
+def _verdict(findings: Counter[Finding], seeds: int) -> tuple[str, str]:
+    if not findings:
+        return UNDETERMINED, "No run has ended yet."
+    collapses, overfits = sum(findings[name] for name in COLLAPSES), findings["overfitting"]
+    runs = f"{count(findings.total(), 'ended run')} ({_list_findings(findings)})"
     if seeds < 2:
-        return UNDETERMINED, f"{what}; with one seed of each condition, how often that happens is not known."
+        return UNDETERMINED, f"With one seed per condition, {runs} cannot show how often drops happen."
     if collapses and overfits:
-        return "both", f"{what}: {collapses} fell to chance or stayed there, which overfitting does not do."
+        return "both", f"Of {runs}, {collapses} fell to chance or stayed there, which overfitting does not do."
     if collapses:
-        return "collapse", f"{what}: what fell to chance or stayed there had collapsed; no run overfitted."
+        return "collapse", f"Of {runs}, {collapses} fell to chance or stayed there, and none overfitted."
     if overfits:
-        return "overfitting", f"{what}: validation loss rose while training loss fell; none collapsed."
+        return "overfitting", f"Of {runs}, {overfits} overfitted: validation loss rose while training loss fell."
     if findings["healthy"] + findings["declined"] == 0:
-        return UNDETERMINED, f"{what}: no run has learned, so no drop could have been seen."
-    return "neither", f"{what}: none collapsed and none overfitted by the end of training."
+        return UNDETERMINED, f"Of {runs}, none has learned, so no drop could have been seen."
+    return "neither", f"Of {runs}, none collapsed and none overfitted by the end of training."
 
 
-def _condition_keys(results: Results) -> list[str]:
-    """What tells the conditions of trajectories apart."""
-    return [key for key in results.varying_trained if key != "seed"]
+def _list_findings(findings: Mapping[Finding, int]) -> str:
+    return join_words([f"{runs} {finding}" for finding, runs in findings.items()])
 
 
-def _conditions(results: Results, ended: Sequence[Diagnosis]) -> list[tuple[str, list[Diagnosis]]]:
-    """The ended runs by condition, in the plan's order."""
-    keys = _condition_keys(results)
-    groups: dict[str, list[Diagnosis]] = {}
-    for one in ended:
-        groups.setdefault(words(one.run.settings, keys), []).append(one)
-    return list(groups.items())
+def _by_condition(results: Results, diagnoses: Sequence[Diagnosis]) -> dict[str, list[Diagnosis]]:
+    """The diagnoses by condition, in the plan's order."""
+    return group_by(diagnoses, lambda diagnosis: diagnosis.run.settings, results.condition_keys)
 
 
-def _failure_rate(group: Sequence[Diagnosis]) -> Estimate:
-    return clopper_pearson(sum(one.failed for one in group), len(group))
-
-
-def _by_condition(results: Results, ended: Sequence[Diagnosis]) -> Table:
+def _condition_table(results: Results, ended: Sequence[Diagnosis]) -> Table:
     rows: list[tuple[Value, ...]] = []
-    conditions = _conditions(results, ended)
-    if len(conditions) > MOST_CONDITIONS:
-        conditions = sorted(conditions, key=lambda one: -sum(run.failed for run in one[1]) / len(one[1]))
-    for name, group in conditions[:MOST_CONDITIONS]:
-        found = Counter(one.finding for one in group)
-        told = [f"{found[finding]} {finding}" for finding in found]
-        rows.append((name, len(group), sum(one.failed for one in group), _failure_rate(group), listed(told)))
-    left = f" The {MOST_CONDITIONS} of {len(conditions):,} conditions that failed most."
-    left = left if len(conditions) > MOST_CONDITIONS else ""
+    conditions = list(_by_condition(results, ended).items())
+    too_many = len(conditions) > MOST_CONDITIONS
+    if too_many:
+        conditions.sort(key=lambda condition: -_failures(condition[1]).rate.value)
+    for name, group in conditions:
+        failures, findings = _failures(group), Counter(diagnosis.finding for diagnosis in group)
+        rows.append((name, len(group), failures.failed, failures.rate, _list_findings(findings)))
     return Table(
         title="Failures by condition",
         columns=("condition", "runs", "failed", "failure rate", "findings"),
         formats=("t", "n", "n", "%", "t"),
         rows=rows,
-        note=f"Failed: collapsed, never learned or non-finite. Intervals are Clopper-Pearson's.{left}",
+        note=sentences(
+            "Failed: collapsed, never learned or non-finite. Intervals are Clopper-Pearson's.",
+            "Conditions that failed most come first." if too_many else "",
+        ),
+        most_rows=MOST_CONDITIONS,
     )
 
 
-def _by_run(results: Results, diagnoses: Sequence[Diagnosis]) -> Table:
-    """What each finding rests on; the worst first, where there are too many to show."""
-    keys = [*_condition_keys(results), *(["seed"] if "seed" in results.varying else [])]
-    shown = sorted(diagnoses, key=lambda one: one.finding == "healthy") if len(diagnoses) > MOST_ROWS else diagnoses
-    rows = []
-    for one in shown[:MOST_ROWS]:
-        last = one.run.epochs[-1] if one.run.epochs else None
-        set_in = f"epoch {one.onset_epoch}, {one.onset_examples:,} examples" if one.onset_epoch else ""
-        signs = (
-            (last.train_loss, last.majority_share, last.entropy, last.logit_std, last.gradient_norm_mean)
-            if last
-            else (None,) * 5
-        )
-        update = last.update_ratio if last else None
-        start = f"{one.majority_start} epochs" if one.majority_start and one.learned_epoch else ""
-        finding = f"{one.finding} when it was cut" if one.run.pruned else one.finding
-        rows.append((words(one.run.settings, keys), finding, set_in, start, *signs, update))
-    left = f" {len(diagnoses) - MOST_ROWS:,} more runs are not shown." if len(diagnoses) > MOST_ROWS else ""
+def _run_table(results: Results, diagnoses: Sequence[Diagnosis]) -> Table:
+    """The evidence for each finding; healthy runs come last where there are too many to show."""
+    if len(diagnoses) > MOST_RUNS:
+        diagnoses = sorted(diagnoses, key=lambda diagnosis: diagnosis.finding == "healthy")
+    chance = results.chance
     return Table(
         title="Each run at its last epoch",
         columns=(
             "run",
             "finding",
-            "set in",
+            "onset",
             "majority-class start",
             "train loss",
-            "one class",
+            "majority-class share",
             "entropy",
             "logit spread",
             "gradient norm",
             "update ratio",
         ),
         formats=("t", "t", "t", "t", ".3", "%", ".3", ".3", ".2", "g"),
-        rows=rows,
-        note=f"Chance: loss {number(results.chance.loss)} nats, accuracy {percent(results.chance.accuracy)}; the "
-        f"largest entropy is ln {results.chance.classes} = {math.log(results.chance.classes):.3f}.{left}",
+        rows=[_run_row(results, diagnosis) for diagnosis in diagnoses],
+        note=f"Chance: loss {number(chance.loss)} nats, accuracy {percent(chance.accuracy)}; the largest entropy is "
+        f"ln {chance.classes} = {math.log(chance.classes):.3f}.",
+        most_rows=MOST_RUNS,
     )
 
 
-def _how_half_is_possible(results: Results) -> str:
-    """Why an accuracy of one half is no bug."""
+def _run_row(results: Results, diagnosis: Diagnosis) -> tuple[Value, ...]:
+    keys = [*results.condition_keys, *(["seed"] if "seed" in results.varying else [])]
+    run = diagnosis.run
+    onset = f"epoch {diagnosis.onset_epoch}, {diagnosis.onset_examples:,} examples" if diagnosis.onset_epoch else ""
+    start = f"{diagnosis.majority_start} epochs" if diagnosis.majority_start and diagnosis.learned_epoch else ""
+    finding = f"{diagnosis.finding} when it was pruned" if run.pruned else diagnosis.finding
+    names = ("train_loss", "majority_share", "entropy", "logit_std", "gradient_norm_mean", "update_ratio")
+    signs = [getattr(run.epochs[-1], name) if run.epochs else None for name in names]
+    return (describe(run.settings, keys), finding, onset, start, *signs)
+
+
+def _meaning_of_chance(results: Results) -> str:
+    """Why an accuracy of one half is not a bug."""
     return (
         f"How an accuracy of {percent(results.chance.accuracy)} is possible: a model whose output no longer depends on "
-        "its input names one class for every example, and is right as often as that class occurs. Its loss is then "
-        f"least when it gives each class the share that it has, which costs {number(results.chance.loss)} nats an "
-        "example: the loss at which collapsed runs stand still."
+        "its input predicts one class for every example, and is correct as often as that class occurs. Its loss is "
+        "then lowest if it gives each class the probability with which it occurs, which costs "
+        f"{number(results.chance.loss)} nats per example: the loss at which collapsed runs stay."
     )
 
 
-def _resolution(results: Results) -> list[str]:
-    """What so few validation examples cannot show."""
+def _resolution_caveats(results: Results) -> list[str]:
+    """What a small validation split cannot show."""
     examples, threshold, chance = results.chance.examples, learned_threshold(results.chance), results.chance.accuracy
     if examples is None or threshold <= chance + LEARNED_MARGIN:
         return []
-    told = (
-        f"With {count(examples, 'validation example')}, an accuracy under {percent(threshold)} is not "
-        f"told from chance, {percent(chance)}: a run that learned less than that counts as one that did not."
+    caveat = (
+        f"With {count(examples, 'validation example')}, an accuracy below {percent(threshold)} cannot be distinguished "
+        f"from chance, {percent(chance)}: a run that learned less than that counts as one that did not learn."
     )
-    return [told]
+    return [caveat]
 
 
-def _caveats(ended: Sequence[Diagnosis], findings: Counter[str]) -> list[str]:
+def _caveats(ended: Sequence[Diagnosis], findings: Counter[Finding]) -> list[str]:
     caveats = []
-    if findings["flat, cause open"]:
+    if flat := findings["flat, cause open"]:
         caveats.append(
-            f"{count(findings['flat, cause open'], 'run')} never left chance, and no run of the same model is there to "
-            "say whether the budget was ample; they are counted neither as failed nor as healthy."
+            f"{count(flat, 'run')} never left chance, and no run of the same model shows whether the learning-rate "
+            "budget was sufficient; they are counted neither as failed nor as healthy."
         )
-    if findings["not learned yet"]:
+    if early := findings["not learned yet"]:
         caveats.append(
-            f"{count(findings['not learned yet'], 'run')} look like a collapse and are none: they ended before runs of "
-            "the same model had begun to learn."
+            f"{count(early, 'run')} {agree(early, 'looks', 'look')} like a collapse without being one: the other "
+            "runs of the same model needed a larger learning-rate budget to start learning."
         )
     if findings["collapsed and recovered"]:
-        caveats.append("A run that collapsed and recovered is no failure here; one more epoch may change either.")
-    if len({learning_rate(one.run).peak for one in ended}) > 1:
-        caveats.append("The rate over all runs mixes conditions on purpose unlike; the table has each by itself.")
+        caveats.append(
+            "A run that collapsed and recovered does not count as failed; one more epoch may change either finding."
+        )
+    if len({learning_rate(diagnosis.run).peak for diagnosis in ended}) > 1:
+        caveats.append("The rate over all runs mixes conditions that differ on purpose; the table has each condition.")
     return caveats
 
 
-def _figures(results: Results, diagnoses: Sequence[Diagnosis]) -> list[Figure]:
-    started = [one for one in diagnoses if one.run.epochs]
-    if not started:
-        return []
-    keys = ["model", *schedule_keys(results.varying_listed)]
-    panels: dict[str, list[Diagnosis]] = {}
-    for one in started:
-        panels.setdefault(words(one.run.settings, keys), []).append(one)
-    shown = list(panels.items())[:MOST_PANELS]
-    accuracy, loss = (_range(started, accuracy=which) for which in (True, False))
-    figures = [
-        Figure(
-            name="learning-curves",
-            caption="Validation accuracy and training loss against examples seen. Each line is one run, coloured by "
-            "what became of it; a cross marks where a collapse set in.",
-            mark="collapse set in",
-            panels=[
-                *(_curves(name, group, results.chance.accuracy, accuracy, accuracy=True) for name, group in shown),
-                *(_curves(name, group, results.chance.loss, loss, accuracy=False) for name, group in shown),
-            ],
-        )
-    ]
-    ended = [one for one in diagnoses if one.run.ended]
+def _rate_figures(results: Results, ended: Sequence[Diagnosis]) -> list[Figure]:
+    """Failure rates by condition; the highest where there are too many to show."""
     bars = [
-        Bar(label=name, estimate=_failure_rate(group), group="failed") for name, group in _conditions(results, ended)
+        Bar(label=name, estimate=_failures(group).rate, group="failed")
+        for name, group in _by_condition(results, ended).items()
     ]
-    # Where there are very many conditions, those that failed most are what is looked for.
-    shown_bars = bars if len(bars) <= MOST_BARS else sorted(bars, key=lambda bar: -bar.estimate.value)[:MOST_BARS]
-    if bars:
-        left = f" The {MOST_BARS} highest of {len(bars):,} conditions." if len(bars) > MOST_BARS else ""
-        figures.append(
-            Figure(
-                name="failure-rates",
-                caption=f"Share of runs that failed, by condition, with Clopper-Pearson intervals.{left}",
-                panels=forests("Failure rate", "share of runs", shown_bars, percent=True),
-            )
-        )
-    return figures
-
-
-def _curves(
-    name: str, group: Sequence[Diagnosis], chance: float, y_range: tuple[float, float], *, accuracy: bool
-) -> Panel:
-    lines = []
-    for one in group:
-        points = (
-            [(epoch.examples_seen, epoch.validation["accuracy"]) for epoch in one.run.epochs]
-            if accuracy
-            else [(interval.examples_seen, interval.train_loss) for interval in one.run.intervals]
-            or [(epoch.examples_seen, epoch.train_loss) for epoch in one.run.epochs]
-        )
-        xs, ys = zip(*points, strict=True)
-        lines.append(
-            Line(x=xs, y=ys, group=one.finding, thin=True, dots=accuracy, marks=_set_in(one, points, accuracy))
-        )
-    return Panel(
-        title=name,
-        x_label="examples seen",
-        y_label="validation accuracy" if accuracy else "training loss (nats)",
-        lines=lines,
-        levels=[(chance, "chance")],
-        percent_y=accuracy,
-        y_range=y_range,
-    )
-
-
-def _set_in(one: Diagnosis, points: Sequence[tuple[float, float]], accuracy: bool) -> list[tuple[float, float]]:
-    """Where a collapse set in on a curve: the epoch that was found dead, or the last training loss before it."""
-    if one.onset_epoch is None or one.onset_examples is None or not one.finding.startswith("collapsed"):
+    if not bars:
         return []
-    if accuracy:
-        return [points[one.onset_epoch - 1]]
-    return [point for point in points if point[0] <= one.onset_examples][-1:]
-
-
-def _range(runs: Sequence[Diagnosis], *, accuracy: bool) -> tuple[float, float]:
-    """One range for all panels of a quantity, so that they can be compared by eye."""
-    values = [
-        value
-        for one in runs
-        for value in (
-            [epoch.validation["accuracy"] for epoch in one.run.epochs]
-            if accuracy
-            else [interval.train_loss for interval in one.run.intervals]
-            + [epoch.train_loss for epoch in one.run.epochs]
+    too_many = len(bars) > MOST_BARS
+    if too_many:
+        bars.sort(key=lambda bar: -bar.estimate.value)
+    return [
+        Figure(
+            name="failure-rates",
+            caption=sentences(
+                "Share of runs that failed, by condition, with Clopper-Pearson intervals.",
+                "The highest rates are shown." if too_many else "",
+                not_shown(len(bars), MOST_BARS, "condition"),
+            ),
+            panels=forests("Failure rate", "share of runs", bars[:MOST_BARS], percent=True),
         )
-        if math.isfinite(value)
     ]
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    # A loss that blew up would flatten all others.
-    high = min(high, 3 * sorted(values)[len(values) // 2]) if values and not accuracy else high
-    margin = 0.05 * (high - low or 1)
-    return low - margin, high + margin

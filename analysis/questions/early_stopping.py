@@ -1,4 +1,4 @@
-"""When should one stop: what would each stopping rule have saved, and what would it have cost?"""
+"""The question when to stop: what each stopping rule would have saved, and what it would have cost."""
 
 from __future__ import annotations
 
@@ -10,46 +10,49 @@ import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Command, Figure, Line, Panel, Table, Value
 from analysis.evidence.comparison import ended_runs, most_seeds
-from analysis.evidence.conditions import SettingsKey, key_of
-from analysis.evidence.next_commands import complete_plan, grow, more_seeds, without_pruning
+from analysis.evidence.conditions import SettingsKey, settings_key
+from analysis.evidence.next_commands import complete_plan, extend, more_seeds, without_pruning
 from analysis.results import Results
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.intervals import mean_over_strata
 from analysis.trajectory_results import TrajectoryResult
-from analysis.wording import count, difference, percent, points, share
+from analysis.wording import agree, count, percent, points, points_estimate, share_estimate
 from study.scoring import METRICS
 from study.stopping import StoppingPolicy, decide
 
-QUESTION = "When should one stop?"
+QUESTION = "When should training stop?"
 COUNTS_PRUNED_RUNS = False
-# A rule is taken when it surely costs less accuracy than this on test.
+# A rule is recommended if its whole interval of test accuracy lost lies below this.
 ACCEPTED_LOSS = 0.005
 PATIENCE = (1, 2, 3)
 
 METHODS = (
     (
-        "Every rule is applied to the same complete trajectories, as the study itself would have (Prechelt 1998, "
+        "Every rule is applied to the same complete trajectories, as the study itself would apply it (Prechelt 1998, "
         "rules of patience): an epoch not trained is saved, and the checkpoint is the best on validation up to the "
         "stop. Rules that are in no cell of the study are tried too."
     ),
     (
-        "Accuracy lost is that of the whole trajectory's chosen checkpoint less that of the rule's, on test, in the "
+        "Accuracy lost is that of the whole trajectory's selected checkpoint less that of the rule's, on test, in the "
         "same run. Intervals are Student's t over seeds, conditions being fixed strata."
     ),
     (
-        f"A rule is recommended if its interval lies wholly under {points(ACCEPTED_LOSS)} lost, and of these the one "
-        "that saves most. Bounds are corrected for the number of rules tried (Bonferroni)."
+        f"Of the rules whose whole interval lies below {points(ACCEPTED_LOSS)} lost, the one that saves most is "
+        "recommended. Bounds are corrected for the number of rules tried (Bonferroni)."
     ),
     (
-        "Under a schedule that decays over the planned epochs, stopping early also means stopping at a rate not yet "
-        "decayed; a schedule planned for fewer epochs would do otherwise."
+        "Under a schedule that decays over the planned epochs, stopping early also means stopping before the rate has "
+        "decayed; a schedule planned for fewer epochs would give other results."
     ),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RuleResult:
-    """A stopping rule, and what it would have done to each condition's runs."""
+class StoppingRuleResult:
+    """A stopping rule and what it would have done: ``stopped`` of ``runs`` stopped early, ``saved`` and ``lost``.
+
+    ``saved`` is a share of epochs, ``lost`` a difference of test accuracy, means over conditions and seeds.
+    """
 
     metric: str
     patience: int
@@ -67,21 +70,17 @@ class RuleResult:
 def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Apply every rule to every complete trajectory; the verdict names a rule. ``rng`` is not needed."""
     del rng
-    learned = {one.run.trajectory.id for one in results.diagnoses.values() if one.learned}
     whole = [run for run in ended_runs(results) if _is_whole(run)]
-    runs = [run for run in whole if run.trajectory.id in learned]
+    runs = [run for run in whole if results.diagnoses[run.trajectory.id].learned]
     seeds = most_seeds(runs)
     if not runs:
         sentence = "No trajectory of two epochs or more learned and ran to its end without being stopped."
-        commands = [*complete_plan(results), more_seeds(results, "adds runs that learn")]
-        if all(cell.settings.early_stopping for cell in results.plan.cells):
-            commands = [grow(results, "trains to the end, so that every rule can be tried", {"early_stopping": [None]})]
-        if any(run.pruned for run in results.runs):
-            commands.insert(0, without_pruning(results, "trains the runs that were cut to their end"))
-        return Answer(question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=commands)
-    policies = [(patience, metric) for metric in METRICS for patience in PATIENCE]
-    level = 1 - 0.05 / len(policies)
-    rules = [_apply(runs, patience, metric, level) for patience, metric in policies]
+        return Answer(
+            question=QUESTION, verdict=UNDETERMINED, sentence=sentence, next_commands=_commands_for_whole_runs(results)
+        )
+    tried = [(metric, patience) for metric in METRICS for patience in PATIENCE]
+    level = 1 - 0.05 / len(tried)
+    rules = [_apply(runs, metric, patience, level) for metric, patience in tried]
     verdict, sentence, best = _verdict(rules, seeds)
     return Answer(
         question=QUESTION,
@@ -94,18 +93,18 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         figures=_figures(rules),
         methods=METHODS,
         caveats=_caveats(whole, runs),
-        next_commands=_next(results, verdict),
+        next_commands=_next_commands(results) if verdict == UNDETERMINED else [],
     )
 
 
 def _is_whole(run: TrajectoryResult) -> bool:
-    """Whether it trained all that was planned, so that any rule's end is in it."""
+    """Whether it trained all planned epochs, so that the end by any rule is within it."""
     outcome = run.outcome
     finished = outcome is not None and outcome.stop_reason not in ("stopped early", "cut")
     return finished and len(run.epochs) > 1 and run.owner.chosen is not None
 
 
-def _apply(runs: Sequence[TrajectoryResult], patience: int, metric: str, level: float) -> RuleResult:
+def _apply(runs: Sequence[TrajectoryResult], metric: str, patience: int, level: float) -> StoppingRuleResult:
     saved: dict[SettingsKey, list[float]] = {}
     lost: dict[SettingsKey, list[float]] = {}
     stopped = 0
@@ -121,14 +120,14 @@ def _apply(runs: Sequence[TrajectoryResult], patience: int, metric: str, level: 
         whole = decide(history, StoppingPolicy(checkpoint_metric=policy.checkpoint_metric))
         if not decision.best_epoch or not whole.best_epoch:
             continue
-        tests = [run.epochs[d.best_epoch - 1].test_score("accuracy") for d in (whole, decision)]
-        if tests[0] is None or tests[1] is None:
+        of_whole, of_rule = (run.epochs[end.best_epoch - 1].test_score("accuracy") for end in (whole, decision))
+        if of_whole is None or of_rule is None:
             continue
-        condition = key_of(run.settings, ["seed"])
+        condition = settings_key(run.settings, ["seed"])
         saved.setdefault(condition, []).append(1 - decision.stop_epoch / len(run.epochs))
-        lost.setdefault(condition, []).append(tests[0] - tests[1])
+        lost.setdefault(condition, []).append(of_whole - of_rule)
         stopped += decision.stop_epoch < len(run.epochs)
-    return RuleResult(
+    return StoppingRuleResult(
         metric=metric,
         patience=patience,
         saved=mean_over_strata(list(saved.values())),
@@ -138,29 +137,34 @@ def _apply(runs: Sequence[TrajectoryResult], patience: int, metric: str, level: 
     )
 
 
-def _verdict(rules: Sequence[RuleResult], seeds: int) -> tuple[str, str, RuleResult]:
+def _verdict(rules: Sequence[StoppingRuleResult], seeds: int) -> tuple[str, str, StoppingRuleResult]:
     safe = [rule for rule in rules if rule.lost.high < ACCEPTED_LOSS and rule.saved.low > 0]
     most = max(safe or rules, key=lambda rule: rule.saved.value)
-    cost = f"{difference(most.lost)} of test accuracy"
-    told = f"{most.name} would have saved {percent(most.saved.value)} of the epochs and cost {cost}"
+    cost = f"{points_estimate(most.lost)} of test accuracy"
+    evidence = f"{most.name} would have saved {percent(most.saved.value)} of the epochs and cost {cost}"
     if seeds < 2:
-        return UNDETERMINED, f"With one seed of each condition, {told}; what it costs in general is not known.", most
+        return UNDETERMINED, f"With one seed per condition, {evidence}; what it costs in general is unknown.", most
     if safe:
-        return most.name, f"Stop early: {told}, over {count(most.runs, 'run')}.", most
+        return most.name, f"Stop early: {evidence}, over {count(most.runs, 'run')}.", most
     if all(rule.lost.low > ACCEPTED_LOSS for rule in rules):
         cheapest = min(rules, key=lambda rule: rule.lost.value)
-        sentence = f"Train to the end: every rule costs accuracy, {cheapest.name} least ({difference(cheapest.lost)})."
+        lowest = points_estimate(cheapest.lost)
+        sentence = f"Train to the end: every rule costs accuracy, {cheapest.name} least ({lowest})."
         return "not early", sentence, cheapest
     if all(rule.stopped == 0 for rule in rules):
-        return UNDETERMINED, "No rule would have stopped any run: these runs are too short to tell.", most
+        return UNDETERMINED, "No rule would have stopped any run: these runs are too short to compare rules.", most
     if all(rule.saved.low <= 0 for rule in rules):
-        saved = share(most.saved.within(0, 1))
+        saved = share_estimate(most.saved.clipped(0, 1))
         sentence = f"No rule is shown to save epochs: {most.name} would have saved {saved} and cost {cost}."
         return UNDETERMINED, sentence, most
-    return UNDETERMINED, f"No rule that saves epochs is shown to cost less than {points(ACCEPTED_LOSS)}: {told}.", most
+    return (
+        UNDETERMINED,
+        f"No rule that saves epochs is shown to cost less than {points(ACCEPTED_LOSS)}: {evidence}.",
+        most,
+    )
 
 
-def _table(rules: Sequence[RuleResult]) -> Table:
+def _table(rules: Sequence[StoppingRuleResult]) -> Table:
     rows: list[tuple[Value, ...]] = [(rule.name, rule.runs, rule.stopped, rule.saved, rule.lost) for rule in rules]
     return Table(
         title="What each rule would have saved and cost",
@@ -174,43 +178,49 @@ def _table(rules: Sequence[RuleResult]) -> Table:
 def _caveats(whole: Sequence[TrajectoryResult], runs: Sequence[TrajectoryResult]) -> list[str]:
     caveats = []
     if any(run.settings.lr_schedule != "constant" for run in runs):
-        caveats.append(
-            "Runs with a decaying rate are among them: a rule that stops them early stops them at a high rate."
-        )
+        caveats.append("Some runs have a decaying rate: a rule that stops them early stops them at a high rate.")
     if max(len(run.epochs) for run in runs) < 4:
-        caveats.append(
-            "Trajectories this short leave little to stop: with three epochs a rule saves one at most or two."
-        )
+        caveats.append("Trajectories this short leave little to save: of three epochs, a rule saves at most two.")
     if failed := len(whole) - len(runs):
         caveats.append(
-            f"{count(failed, 'run')} that ended no better than chance are left out: there was nothing to keep."
+            f"{count(failed, 'run')} that ended no better than chance {agree(failed, 'is', 'are')} left out: there was "
+            "no accuracy to lose."
         )
     return caveats
 
 
-def _next(results: Results, verdict: str) -> list[Command]:
-    if verdict != UNDETERMINED:
-        return []
-    return [*complete_plan(results), more_seeds(results, "narrows what each rule costs")]
+def _next_commands(results: Results) -> list[Command]:
+    return [*complete_plan(results), more_seeds(results, "narrows the interval of what each rule costs")]
 
 
-def _range(rules: Sequence[RuleResult]) -> tuple[float, float]:
-    """Of accuracy lost: all intervals, and what is accepted on either side of nothing."""
-    bounds = [b for rule in rules for b in (rule.lost.value, rule.lost.low, rule.lost.high) if math.isfinite(b)]
+def _commands_for_whole_runs(results: Results) -> list[Command]:
+    """Commands that add whole trajectories to a study without any."""
+    commands = [*complete_plan(results), more_seeds(results, "adds runs that learn")]
+    if all(cell.settings.early_stopping for cell in results.plan.cells):
+        commands = [extend(results, "trains to the end, so that every rule can be tried", {"early_stopping": [None]})]
+    if any(run.pruned for run in results.runs):
+        commands.insert(0, without_pruning(results))
+    return commands
+
+
+def _y_range(rules: Sequence[StoppingRuleResult]) -> tuple[float, float]:
+    """The range of accuracy lost that has all intervals, zero and the accepted loss."""
+    ends = [end for rule in rules for end in (rule.lost.value, rule.lost.low, rule.lost.high)]
+    bounds = [end for end in ends if math.isfinite(end)]
     low, high = min([-ACCEPTED_LOSS, *bounds]), max([2 * ACCEPTED_LOSS, *bounds])
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
-def _figures(rules: Sequence[RuleResult]) -> list[Figure]:
+def _figures(rules: Sequence[StoppingRuleResult]) -> list[Figure]:
     lines = []
     for metric in METRICS:
-        found = [rule for rule in rules if rule.metric == metric]
+        members = [rule for rule in rules if rule.metric == metric]
         lines.append(
             Line(
-                x=[rule.saved.value for rule in found],
-                y=[rule.lost.value for rule in found],
-                low=[rule.lost.low for rule in found],
-                high=[rule.lost.high for rule in found],
+                x=[rule.saved.value for rule in members],
+                y=[rule.lost.value for rule in members],
+                low=[rule.lost.low for rule in members],
+                high=[rule.lost.high for rule in members],
                 group=f"patience {', '.join(map(str, PATIENCE))} on {metric} (from right to left)",
                 dots=True,
             )
@@ -221,7 +231,7 @@ def _figures(rules: Sequence[RuleResult]) -> list[Figure]:
         y_label="test accuracy lost",
         lines=lines,
         levels=[(0.0, ""), (ACCEPTED_LOSS, "accepted")],
-        y_range=_range(rules),
+        y_range=_y_range(rules),
         percent_y=True,
         percent_x=True,
     )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from analysis.answer import Answer
-from analysis.findings import Findings
-from analysis.rendering.markup import evidence_in_words, markdown_table, markdown_text
-from analysis.rendering.page import census_sentences, origin
+from analysis.findings import Report
+from analysis.rendering.markup import evidence_sentence, markdown_table, markdown_text
 
 
-def markdown(findings: Findings) -> str:
-    """The whole report; figures are those that lie in ``figures/`` beside it."""
-    results, census, opening = findings.results, findings.results.census, findings.overview
-    lines = [f"# {markdown_text(results.name)}", "", markdown_text(origin(results)), ""]
-    for sentence in [*census_sentences(census), *opening.warnings]:
+def markdown(report: Report) -> str:
+    """The whole report; its figures are the files in ``figures/`` beside it."""
+    results, census, opening = report.results, report.results.census, report.overview
+    lines = [f"# {markdown_text(results.name)}", "", markdown_text(opening.origin), ""]
+    for sentence in opening.warnings:
         lines += [f"> **{markdown_text(sentence)}**", ""]
     lines += [
         (
@@ -22,19 +21,19 @@ def markdown(findings: Findings) -> str:
         ),
         "",
     ]
-    if opening.chosen:
-        lines += [markdown_text(" ".join(opening.chosen)), ""]
+    if opening.selection:
+        lines += [markdown_text(" ".join(opening.selection)), ""]
     for table in (opening.searches, opening.pruned):
         if table is not None:
             lines += [markdown_table(table), ""]
     lines += ["## Results", "", markdown_table(opening.main), ""]
-    if opening.everything is not None:
-        lines += [markdown_table(opening.everything), ""]
+    if opening.all_conditions is not None:
+        lines += [markdown_table(opening.all_conditions), ""]
     lines += ["## Answers", ""]
-    for number, answer in enumerate(findings.answers.values(), start=1):
+    for number, answer in enumerate(report.answers.values(), start=1):
         question, verdict, sentence = map(markdown_text, (answer.question, answer.verdict, answer.sentence))
         lines.append(f"{number}. {question} **{verdict}.** {sentence}")
-    for answer in findings.answers.values():
+    for answer in report.answers.values():
         lines += ["", *_section(answer)]
     return "\n".join(lines) + "\n"
 
@@ -42,16 +41,16 @@ def markdown(findings: Findings) -> str:
 def _section(answer: Answer) -> list[str]:
     lines = [f"## {markdown_text(answer.question)}", ""]
     lines += [f"**{markdown_text(answer.verdict)}.** {markdown_text(answer.sentence)}", ""]
-    lines += [markdown_text(evidence_in_words(answer)), ""]
+    lines += [markdown_text(evidence_sentence(answer)), ""]
     for figure in answer.figures:
         lines += [f"![{markdown_text(figure.full_caption)}](figures/{figure.name}.svg)", ""]
     for table in answer.tables:
         lines += [markdown_table(table), ""]
-    for title, items in (("What to keep in mind", answer.caveats), ("How this was found", answer.methods)):
+    for title, items in (("Caveats", answer.caveats), ("Methods", answer.methods)):
         if items:
             lines += [f"### {title}", "", *(f"- {markdown_text(item)}" for item in items), ""]
     if answer.next_commands:
         lines += ["### What would settle it", ""]
-        for one in answer.next_commands:
-            lines += [f"- {markdown_text(one.purpose)}", "", f"      {one.command}", ""]
+        for proposal in answer.next_commands:
+            lines += [f"- {markdown_text(proposal.purpose)}", "", f"      {proposal.command}", ""]
     return lines

@@ -1,4 +1,4 @@
-"""Values of a table as HTML and as Markdown, escaped so that no text of a study can become markup."""
+"""Tables and text as HTML and as Markdown, escaped so that no text of a study can become markup."""
 
 from __future__ import annotations
 
@@ -9,61 +9,65 @@ from collections.abc import Iterable
 
 from analysis.answer import Answer, Table, Value
 from analysis.statistics.estimate import Estimate
-from analysis.wording import count, difference, minus, plain, share
+from analysis.wording import count, number_estimate, points_estimate, share_estimate, upper_first, with_minus
 
-NOTHING = "–"
+MISSING = "–"
 
 
-def number(value: float, form: str) -> str:
-    """A number in a table's format (see :class:`analysis.answer.Table`)."""
+def format_number(value: float, form: str) -> str:
+    """A number in a table's format (see :class:`analysis.answer.Table`); a dash where it is not finite."""
     if not math.isfinite(value):
-        return NOTHING
+        return MISSING
     if form == "+%":
-        return minus(f"{100 * value:+.1f} pts")
+        return with_minus(f"{100 * value:+.1f} pts")
     if form == "p":
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
     sign = "+" if form.startswith("+") else ""
     form = form.removeprefix("+")
     if form == "%":
-        return minus(f"{100 * value:.1f} %")
+        return with_minus(f"{100 * value:.1f} %")
     if form == "n":
         return f"{int(value):,}"
     if form.startswith("."):
-        return minus(f"{value:{sign}{form}f}")
-    return minus(f"{value:{sign}.3g}")
+        return with_minus(f"{value:{sign}{form}f}")
+    return with_minus(f"{value:{sign}.3g}")
 
 
-def interval(estimate: Estimate, form: str) -> str:
+def format_interval(estimate: Estimate, form: str) -> str:
     """An estimate's bounds in brackets, in the estimate's unit; empty where there are none."""
-    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+    if not estimate.has_interval:
         return ""
-    low, high = (number(bound, form).removesuffix(" %").removesuffix(" pts") for bound in (estimate.low, estimate.high))
-    return f"[{low}, {high}]"
+    low, high = (format_number(bound, form) for bound in (estimate.low, estimate.high))
+    return f"[{_without_unit(low)}, {_without_unit(high)}]"
 
 
-def text(value: Value, form: str) -> str:
+def _without_unit(formatted: str) -> str:
+    return formatted.removesuffix(" %").removesuffix(" pts")
+
+
+def format_value(value: Value, form: str) -> str:
     """A table's value as plain text."""
     if value is None:
-        return NOTHING
+        return MISSING
     if isinstance(value, str):
         return value
     if isinstance(value, Estimate):
-        return f"{number(value.value, form)} {interval(value, form)}".rstrip()
-    return number(float(value), form)
+        return f"{format_number(value.value, form)} {format_interval(value, form)}".rstrip()
+    return format_number(float(value), form)
 
 
-def evidence_in_words(answer: Answer) -> str:
-    """What the verdict rests on, and on how many seeds, in one sentence."""
-    seeds = f"{count(answer.seeds, 'seed')} of a condition at most" if answer.seeds else "no seeds were compared"
+def evidence_sentence(answer: Answer) -> str:
+    """The estimate that the verdict rests on, and its number of seeds, in one sentence."""
+    seeds = f"at most {count(answer.seeds, 'seed')} per condition" if answer.seeds else "no seeds were compared"
     if answer.estimate is None or not math.isfinite(answer.estimate.value):
-        return f"{seeds[0].upper()}{seeds[1:]}."
+        return f"{upper_first(seeds)}."
     if answer.unit == "share":
-        value = share(answer.estimate)
+        value = share_estimate(answer.estimate)
     elif answer.unit == "points":
-        value = difference(answer.estimate)
+        value = points_estimate(answer.estimate)
     else:
-        value = plain(answer.estimate, ".2f")
-    return f"{answer.estimated[0].upper()}{answer.estimated[1:]}: {value}; {seeds}."
+        value = number_estimate(answer.estimate, ".2f")
+    return f"{upper_first(answer.estimated)}: {value}; {seeds}."
 
 
 def html_text(value: object) -> str:
@@ -75,16 +79,14 @@ def html_table(table: Table) -> str:
     """A table that scrolls by itself where it is wider than the page."""
     kinds = ["text" if form == "t" else "number" for form in table.formats]
     head = "".join(
-        f'<th class="{k}" scope="col">{html_text(c)}</th>' for k, c in zip(kinds, table.columns, strict=True)
+        f'<th class="{kind}" scope="col">{html_text(column)}</th>'
+        for kind, column in zip(kinds, table.columns, strict=True)
     )
     body = []
     for row in table.shown_rows:
         cells = []
         for kind, form, value in zip(kinds, table.formats, row, strict=True):
-            shown = html_text(number(value.value, form) if isinstance(value, Estimate) else text(value, form))
-            if isinstance(value, Estimate) and (bounds := interval(value, form)):
-                shown += f' <span class="interval">{html_text(bounds)}</span>'
-            cells.append(f'<td class="{kind}">{shown}</td>')
+            cells.append(f'<td class="{kind}">{_html_value(value, form)}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     note = f'<p class="note">{html_text(table.full_note)}</p>' if table.full_note else ""
     empty = "" if table.rows else f'<tr><td colspan="{len(table.columns)}">nothing to show</td></tr>'
@@ -93,6 +95,14 @@ def html_table(table: Table) -> str:
         f"<caption>{html_text(table.title)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}{empty}</tbody></table></div>{note}"
     )
+
+
+def _html_value(value: Value, form: str) -> str:
+    if not isinstance(value, Estimate):
+        return html_text(format_value(value, form))
+    bounds = format_interval(value, form)
+    interval = f' <span class="interval">{html_text(bounds)}</span>' if bounds else ""
+    return html_text(format_number(value.value, form)) + interval
 
 
 def markdown_text(value: object) -> str:
@@ -104,10 +114,10 @@ def markdown_text(value: object) -> str:
 
 def markdown_table(table: Table) -> str:
     """A table as GitHub and pandoc read it, under its title."""
-    rule = ["---" if form == "t" else "---:" for form in table.formats]
-    lines = [f"**{markdown_text(table.title)}**", "", _row(markdown_text(c) for c in table.columns), _row(rule)]
+    alignments = ["---" if form == "t" else "---:" for form in table.formats]
+    lines = [f"**{markdown_text(table.title)}**", "", _row(map(markdown_text, table.columns)), _row(alignments)]
     lines += [
-        _row(markdown_text(text(value, form)) for value, form in zip(row, table.formats, strict=True))
+        _row(markdown_text(format_value(value, form)) for value, form in zip(row, table.formats, strict=True))
         for row in table.shown_rows
     ]
     if table.full_note:

@@ -1,13 +1,14 @@
-"""How are an answer's figures drawn? Computes nothing: what is drawn stands in the answer.
+"""Figures of answers as SVG; every number that is drawn comes from the answer.
 
-Figures become SVG in which colours are placeholders; :func:`for_page` turns them into the page's light and dark
-colours, :func:`for_paper` into ink on white.
+Colours are placeholders at first: :func:`for_page` replaces them by the page's light and dark colours,
+:func:`for_paper` by dark colours on white.
 """
 
 from __future__ import annotations
 
 import html
 import io
+import itertools
 import math
 import re
 import textwrap
@@ -24,10 +25,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 
 from analysis.answer import Bar, Figure, Forest, Line, Panel
 
-# Okabe & Ito (2008), darkened or lightened so that each can be told from paper and from a dark page.
+# Placeholders; page.css has the colours of the page as --c0 to --c8.
 INK, FAINT = "#010203", "#040506"
-COLOURS = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006", "#0a0007", "#0a0008")
-ON_PAPER = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#3a8fc4", "#7a5230", "#666666")
+COLOURS = tuple(f"#0a000{digit}" for digit in range(1, 10))
+# Okabe & Ito (2008) and more, darkened or lightened so that each is legible on white.
+ON_PAPER = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#3a8fc4", "#7a5230", "#666666", "#96123f")
 FINDING_COLOURS = {
     "healthy": 0,
     "collapsed": 1,
@@ -37,7 +39,7 @@ FINDING_COLOURS = {
     "not learned yet": 5,
     "declined": 2,
     "flat, cause open": 7,
-    "non-finite": 7,
+    "non-finite": 8,
     "failed": 1,
 }
 PANEL_INCHES = (3.5, 2.5)
@@ -72,25 +74,25 @@ STYLE: Any = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """A figure: each panel by itself for the page, all of them in one picture, and the legend's names and colours."""
+class RenderedFigure:
+    """A figure as SVG: its panels one by one, all in one picture, and the names of the legend with their colours."""
 
     panels: Sequence[str]
     whole: str
     legend: Sequence[tuple[str, int]]
 
 
-def draw(figure: Figure) -> Drawn:
-    """Draw all panels of ``figure``."""
+def render(figure: Figure) -> RenderedFigure:
+    """Draw all panels that ``figure`` shows."""
     colours = _colours(figure)
     with mpl.rc_context(STYLE):
         panels = [_svg(_single(panel, colours)) for panel in figure.shown_panels]
     legend = list(colours.items())
-    return Drawn(panels=panels, whole=_together(figure, panels, legend), legend=legend)
+    return RenderedFigure(panels=panels, whole=_together(figure, panels, legend), legend=legend)
 
 
 def for_page(svg: str) -> str:
-    """The SVG with the page's colours, to be put into its HTML."""
+    """The SVG with the page's colours, for its HTML."""
     svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--grid)")
     for index, colour in enumerate(COLOURS):
         svg = svg.replace(colour, f"var(--c{index})")
@@ -98,10 +100,10 @@ def for_page(svg: str) -> str:
 
 
 def for_paper(svg: str) -> str:
-    """The SVG in ink on white, a file of its own."""
+    """The SVG with dark colours on white, for a file."""
     svg = svg.replace(INK, "#1a1a1a").replace(FAINT, "#dddddd")
-    for colour, shown in zip(COLOURS, ON_PAPER, strict=True):
-        svg = svg.replace(colour, shown)
+    for placeholder, colour in zip(COLOURS, ON_PAPER, strict=True):
+        svg = svg.replace(placeholder, colour)
     start = svg.index(">", svg.index("<svg")) + 1
     return (
         f'<?xml version="1.0" encoding="utf-8"?>\n{svg[:start]}<rect width="100%" height="100%" '
@@ -110,13 +112,13 @@ def for_paper(svg: str) -> str:
 
 
 def _colours(figure: Figure) -> dict[str, int]:
-    """A colour for each group, in the order in which groups appear; a finding has its own, wherever it stands."""
+    """A colour for each group, in the order in which groups appear; a finding has the same colour in every figure."""
     groups: dict[str, None] = {}
     for panel in figure.shown_panels:
-        drawn: Sequence[Line | Bar] = panel.lines if isinstance(panel, Panel) else panel.bars
-        groups.update(dict.fromkeys(item.group for item in drawn))
-    free = iter(range(10**6))
-    return {name: FINDING_COLOURS[name] if name in FINDING_COLOURS else next(free) % len(COLOURS) for name in groups}
+        members: Sequence[Line | Bar] = panel.lines if isinstance(panel, Panel) else panel.bars
+        groups.update(dict.fromkeys(member.group for member in members))
+    unused = itertools.cycle(range(len(COLOURS)))
+    return {name: FINDING_COLOURS[name] if name in FINDING_COLOURS else next(unused) for name in groups}
 
 
 def _single(panel: Panel | Forest, colours: Mapping[str, int]) -> Canvas:
@@ -143,7 +145,7 @@ def _title(panel: Panel | Forest) -> list[str]:
 
 
 def _together(figure: Figure, panels: Sequence[str], legend: Sequence[tuple[str, int]]) -> str:
-    """All panels in one picture, a legend under them; lengths in points."""
+    """All panels in one picture, with the legend under them; lengths in points."""
     columns = min(COLUMNS, len(panels))
     width = 72 * PANEL_INCHES[0]
     parts, top = [], 0.0
@@ -152,24 +154,24 @@ def _together(figure: Figure, panels: Sequence[str], legend: Sequence[tuple[str,
         heights = [72 * _height(figure.shown_panels[index]) for index in row]
         for column, (index, height) in enumerate(zip(row, heights, strict=True)):
             place = f'<svg x="{column * width:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" '
-            parts.append(distinct(panels[index], f"p{index}").replace("<svg ", place, 1))
+            parts.append(with_id_prefix(panels[index], f"p{index}").replace("<svg ", place, 1))
         top += max(heights)
-    names = [*legend, (figure.mark, -1)] if figure.mark else legend
-    for row_of_names in range(0, len(names) if len(names) > 1 else 0, columns):
+    entries = [*legend, (figure.mark, -1)] if figure.mark else legend
+    for first in range(0, len(entries) if len(entries) > 1 else 0, columns):
         top += 14
-        for column, (name, colour) in enumerate(names[row_of_names : row_of_names + columns]):
+        for column, (name, colour) in enumerate(entries[first : first + columns]):
             parts.append(_legend_entry(name, colour, 12 + column * width, top))
-    names_of_spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     size = f"0 0 {columns * width:.1f} {top + 10:.1f}"
-    return f'<svg {names_of_spaces} viewBox="{size}">{"".join(parts)}</svg>'
+    return f'<svg {namespaces} viewBox="{size}">{"".join(parts)}</svg>'
 
 
 def _legend_entry(name: str, colour: int, x: float, y: float) -> str:
-    """A name with its colour, or with the cross where it has none."""
+    """A name with its colour, or with a cross where ``colour`` is negative."""
 
-    def text(shown: str, at: float, size: int) -> str:
+    def text(content: str, left: float, size: int) -> str:
         font = f'fill="{INK}" font-size="{size}" font-family="sans-serif"'
-        return f'<text x="{at:.1f}" y="{y:.1f}" {font}>{html.escape(shown)}</text>'
+        return f'<text x="{left:.1f}" y="{y:.1f}" {font}>{html.escape(content)}</text>'
 
     if colour < 0:
         return text("×", x + 6, 11) + text(name, x + 24, 8)
@@ -177,8 +179,8 @@ def _legend_entry(name: str, colour: int, x: float, y: float) -> str:
     return line + text(name, x + 24, 8)
 
 
-def distinct(svg: str, prefix: str) -> str:
-    """The SVG with ids that no other picture beside it has."""
+def with_id_prefix(svg: str, prefix: str) -> str:
+    """The SVG with a prefix on its ids, so that several pictures fit on one page."""
     return re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
 
 
@@ -223,7 +225,7 @@ def _draw_panel(axes: Axes, panel: Panel, colours: Mapping[str, int]) -> None:
 
 
 def _draw_thin_lines(axes: Axes, lines: Sequence[Line], colours: Mapping[str, int]) -> None:
-    """Many lines, as one collection for each group."""
+    """Many lines, drawn as one collection per group."""
     for group in dict.fromkeys(line.group for line in lines):
         members = [line for line in lines if line.group == group]
         colour = COLOURS[colours[group]]
@@ -246,15 +248,15 @@ def _draw_line(axes: Axes, line: Line, colour: str) -> None:
 
 def _draw_forest(axes: Axes, panel: Forest, colours: Mapping[str, int]) -> None:
     """One estimate a row, its name above it, so that names have the whole width."""
-    bounds = [
-        b for bar in panel.bars for b in (bar.estimate.value, bar.estimate.low, bar.estimate.high) if math.isfinite(b)
-    ]
+    estimates = [bar.estimate for bar in panel.bars]
+    ends = [end for estimate in estimates for end in (estimate.value, estimate.low, estimate.high)]
+    bounds = [end for end in ends if math.isfinite(end)]
     if panel.reference is not None:
         bounds.append(panel.reference)
         axes.axvline(panel.reference, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     for row, bar in enumerate(panel.bars):
         colour, estimate = COLOURS[colours[bar.group]], bar.estimate
-        if math.isfinite(estimate.low) and math.isfinite(estimate.high):
+        if estimate.has_interval:
             axes.hlines(-row, estimate.low, estimate.high, color=colour, linewidth=2.2, alpha=0.8)
         if math.isfinite(estimate.value):
             axes.plot([estimate.value], [-row], color=colour, marker="o", markersize=5)
@@ -279,17 +281,17 @@ def _percent() -> FuncFormatter:
 
 def _short(value: float, _: int) -> str:
     """Large numbers in thousands and millions."""
-    for size, name in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{name}"
+    for unit, suffix in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:g}{suffix}"
     return f"{value:g}"
 
 
 def _svg(canvas: Canvas) -> str:
-    """The picture as an SVG element without a size of its own, and without ids that another picture would repeat."""
+    """The picture as an SVG element without a size, and without ids that another picture would repeat."""
     file = io.StringIO()
-    canvas_of_svg: Any = FigureCanvasSVG(canvas)
-    canvas_of_svg.print_svg(file, metadata={"Date": None, "Creator": None})
+    svg_canvas: Any = FigureCanvasSVG(canvas)
+    svg_canvas.print_svg(file, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

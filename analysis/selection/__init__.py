@@ -1,1 +1,1 @@
-"""Selection: what a choice by validation has to choose from, and what it costs."""
+"""Selection: what selection by validation has to select from, what it finds, and what it costs."""

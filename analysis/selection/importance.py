@@ -1,4 +1,4 @@
-"""Which settings matter for validation accuracy: in a full grid by analysis of variance, else by PED-ANOVA."""
+"""The importance of settings for validation accuracy: analysis of variance in a full grid, otherwise PED-ANOVA."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from analysis.answer import Table, Value
 from analysis.evidence.comparison import ended_runs
 from analysis.evidence.trials import trial_results
 from analysis.results import Results
-from analysis.selection.equal_budgets import accuracy
+from analysis.selection.equal_budgets import accuracy_or_chance
 from study.settings import Settings, setting_type
 from study.space.axes import Range
 
-# An analysis of variance of fewer residual degrees of freedom fits noise.
+# An analysis of variance with fewer residual degrees of freedom fits noise.
 FEWEST_RESIDUALS = 4
 # PED-ANOVA compares the best part of the trials with all.
 FEWEST_TRIALS = 10
@@ -27,149 +27,153 @@ MOST_ROWS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Importance:
-    """Tables, and how they were made; both empty where there is too little to say."""
+class ImportanceTables:
+    """Tables, and the methods behind them; both empty where there are too few runs."""
 
     tables: tuple[Table, ...] = ()
     methods: tuple[str, ...] = ()
 
 
-def importance(results: Results) -> Importance:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredTrial:
+    """The settings of a run or of a search's trial, and its validation accuracy, for a trial the mean over seeds."""
+
+    settings: Settings
+    accuracy: float
+
+    def value(self, key: str) -> str:
+        """The value of a setting as JSON, so that all values can be compared."""
+        return json.dumps(setting_type(key).dump_python(getattr(self.settings, key), mode="json"), sort_keys=True)
+
+
+def importance(results: Results) -> ImportanceTables:
     """The part of the variance of validation accuracy that each setting explains."""
-    trials = _trials(results) if results.searching else _runs(results)
+    trials = _search_trials(results) if results.searching else _grid_runs(results)
     keys = _factors(trials, results.space.ranges)
     if not keys:
-        return Importance()
+        return ImportanceTables()
     if not results.searching and _is_full_grid(trials, keys):
         return _anova(trials, keys)
     return _ped_anova(trials, keys, results.space.ranges)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredTrial:
-    """A run's settings, or those of a search's trial, and its accuracy on validation, or its seeds' mean."""
-
-    settings: Settings
-    score: float
-
-
-def _runs(results: Results) -> list[ScoredTrial]:
-    ended = [(run, run.owner.chosen) for run in ended_runs(results)]
-    return [ScoredTrial(settings=run.settings, score=chosen.validation["accuracy"]) for run, chosen in ended if chosen]
+def _grid_runs(results: Results) -> list[ScoredTrial]:
+    return [
+        ScoredTrial(settings=run.settings, accuracy=run.owner.chosen.validation["accuracy"])
+        for run in ended_runs(results)
+        if run.owner.chosen
+    ]
 
 
-def _trials(results: Results) -> list[ScoredTrial]:
+def _search_trials(results: Results) -> list[ScoredTrial]:
     """The complete trials; a cell without a score counts as chance."""
     return [
-        ScoredTrial(settings=trial.settings, score=fmean(accuracy(results, cell) for cell in trial.cells))
+        ScoredTrial(settings=trial.settings, accuracy=fmean(accuracy_or_chance(results, cell) for cell in trial.cells))
         for trial in trial_results(results)
         if trial.complete
     ]
 
 
-def _factors(runs: Sequence[ScoredTrial], spans: Mapping[str, Range]) -> list[str]:
-    """The settings that vary over the runs, but for the seed; of several that always vary together the first.
+def _factors(trials: Sequence[ScoredTrial], ranges: Mapping[str, Range]) -> list[str]:
+    """The settings that vary over the trials, except the seed; of several that always vary together, the first.
 
-    Two that are drawn from ranges differ in every trial, and were drawn apart all the same.
+    Two settings with ranges differ in every trial, but were drawn independently: both are kept.
     """
-    keys, seen = [], set()
-    for key in Settings.model_fields if runs else ():
+    keys, patterns = [], set()
+    for key in Settings.model_fields if trials else ():
         if key == "seed":
             continue
-        values = [_text(run, key) for run in runs]
-        codes = tuple(values.index(value) for value in values)
-        if any(codes) and (key in spans or codes not in seen):
-            seen.add(codes)
+        values = [trial.value(key) for trial in trials]
+        pattern = tuple(values.index(value) for value in values)
+        if any(pattern) and (key in ranges or pattern not in patterns):
+            patterns.add(pattern)
             keys.append(key)
     return keys
 
 
-def _text(run: ScoredTrial, key: str) -> str:
-    return json.dumps(setting_type(key).dump_python(getattr(run.settings, key), mode="json"), sort_keys=True)
+def _is_full_grid(trials: Sequence[ScoredTrial], keys: Sequence[str]) -> bool:
+    combinations = math.prod(len({trial.value(key) for trial in trials}) for key in keys)
+    return len({tuple(trial.value(key) for key in keys) for trial in trials}) == combinations
 
 
-def _is_full_grid(runs: Sequence[ScoredTrial], keys: Sequence[str]) -> bool:
-    levels = math.prod(len({_text(run, key) for run in runs}) for key in keys)
-    return len({tuple(_text(run, key) for key in keys) for run in runs}) == levels
-
-
-def _anova(runs: Sequence[ScoredTrial], keys: Sequence[str]) -> Importance:
-    """Type II sums of squares, with all interactions of two where enough is left to judge them by."""
+def _anova(trials: Sequence[ScoredTrial], keys: Sequence[str]) -> ImportanceTables:
+    """Type II sums of squares, with all interactions of two settings where enough residual degrees remain."""
     import pandas as pd
     from statsmodels.formula.api import ols
     from statsmodels.stats.anova import anova_lm
 
-    frame = pd.DataFrame([{f"x{i}": _text(run, key) for i, key in enumerate(keys)} for run in runs])
-    frame["y"] = [run.score for run in runs]
+    frame = pd.DataFrame([{f"x{i}": trial.value(key) for i, key in enumerate(keys)} for trial in trials])
+    frame["y"] = [trial.accuracy for trial in trials]
     if float(np.var(frame["y"])) < 1e-12:
-        return Importance()
-    terms = [f"C(x{i})" for i in range(len(keys))]
+        return ImportanceTables()
     levels = [frame[f"x{i}"].nunique() for i in range(len(keys))]
-    main = 1 + sum(n - 1 for n in levels)
+    main_effects = 1 + sum(n - 1 for n in levels)
     pairs = sum((a - 1) * (b - 1) for i, a in enumerate(levels) for b in levels[i + 1 :])
-    interactions = len(runs) - main - pairs >= FEWEST_RESIDUALS
-    if len(runs) - main < FEWEST_RESIDUALS:
-        return Importance()
-    formula = f"y ~ ({' + '.join(terms)}){'**2' if interactions else ''}"
-    found = anova_lm(ols(formula, data=frame).fit(), typ=2)
-    total = float(found["sum_sq"].sum())
+    interactions = len(trials) - main_effects - pairs >= FEWEST_RESIDUALS
+    if len(trials) - main_effects < FEWEST_RESIDUALS:
+        return ImportanceTables()
+    terms = " + ".join(f"C(x{i})" for i in range(len(keys)))
+    table = anova_lm(ols(f"y ~ ({terms}){'**2' if interactions else ''}", data=frame).fit(), typ=2)
+    total = float(table["sum_sq"].sum())
     rows: list[tuple[Value, ...]] = []
-    for term, row in found.sort_values("sum_sq", ascending=False).iterrows():
-        name = " × ".join(keys[int(i)] for i in re.findall(r"x(\d+)", str(term))) or "the rest: seeds and what is left"
+    for term, row in table.sort_values("sum_sq", ascending=False).iterrows():
+        name = " × ".join(keys[int(i)] for i in re.findall(r"x(\d+)", str(term))) or "residual: seeds and the rest"
         p = float(row["PR(>F)"])
         rows.append((name, int(row["df"]), float(row["sum_sq"]) / total, p if math.isfinite(p) else None))
-    table = Table(
-        title="Which settings matter: analysis of variance of validation accuracy",
-        columns=("setting", "degrees of freedom", "share of variance", "p"),
-        formats=("t", "n", "%", "p"),
-        rows=rows[:MOST_ROWS],
-        note="All ended runs, failures included: a setting that makes runs fail matters much.",
-    )
-    how = (
-        "with interactions of two settings"
-        if interactions
-        else "without interactions, for which there are too few runs"
-    )
-    return Importance(
-        tables=(table,),
+    model = "with interactions of two settings" if interactions else "without interactions, because runs are too few"
+    return ImportanceTables(
+        tables=(
+            Table(
+                title="Which settings matter: analysis of variance of validation accuracy",
+                columns=("setting", "degrees of freedom", "share of variance", "p"),
+                formats=("t", "n", "%", "p"),
+                rows=rows,
+                note="All ended runs, failed ones included: a setting that makes runs fail has a large share.",
+                most_rows=MOST_ROWS,
+            ),
+        ),
         methods=(
-            f"Importance in a full grid: analysis of variance (Fisher 1925), type II, {how}; shares are eta squared.",
+            f"Importance in a full grid: analysis of variance (Fisher 1925), type II, {model}; shares are eta squared.",
         ),
     )
 
 
-def _ped_anova(runs: Sequence[ScoredTrial], keys: Sequence[str], spans: Mapping[str, Range]) -> Importance:
-    """Watanabe et al. (2023): how much each setting of the best trials differs from that of all."""
-    if len(runs) < FEWEST_TRIALS:
-        return Importance()
+def _ped_anova(trials: Sequence[ScoredTrial], keys: Sequence[str], ranges: Mapping[str, Range]) -> ImportanceTables:
+    """Watanabe et al. (2023): how much each setting of the best trials differs from that of all trials."""
+    if len(trials) < FEWEST_TRIALS:
+        return ImportanceTables()
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space: dict[str, BaseDistribution] = {}
-    numbers = {key for key in keys if key in spans and all(_is_number(getattr(run.settings, key)) for run in runs)}
+    distributions: dict[str, BaseDistribution] = {}
+    numeric = {
+        key for key in keys if key in ranges and all(_is_number(getattr(trial.settings, key)) for trial in trials)
+    }
     for key in keys:
-        if key in numbers:
-            values = [float(getattr(run.settings, key)) for run in runs]
-            space[key] = FloatDistribution(min(values), max(values), log=spans[key].log and min(values) > 0)
+        if key in numeric:
+            values = [float(getattr(trial.settings, key)) for trial in trials]
+            log = ranges[key].log and min(values) > 0
+            distributions[key] = FloatDistribution(min(values), max(values), log=log)
         else:
-            space[key] = CategoricalDistribution(sorted({_text(run, key) for run in runs}))
+            distributions[key] = CategoricalDistribution(sorted({trial.value(key) for trial in trials}))
     study = optuna.create_study(direction="maximize")
-    for run in runs:
-        params = {key: float(getattr(run.settings, key)) if key in numbers else _text(run, key) for key in keys}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=run.score))
-    found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    if not all(map(math.isfinite, found.values())):
-        return Importance()
+    for trial in trials:
+        params = {key: float(getattr(trial.settings, key)) if key in numeric else trial.value(key) for key in keys}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=trial.accuracy))
+    importances = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    if not all(map(math.isfinite, importances.values())):
+        return ImportanceTables()
     table = Table(
         title="Which settings matter: PED-ANOVA of validation accuracy",
         columns=("setting", "importance"),
         formats=("t", "%"),
-        rows=[(key, value) for key, value in found.items()][:MOST_ROWS],
-        note="Parts of a whole. The trials are no full grid, so that interactions are not told apart.",
+        rows=list(importances.items()),
+        note="Shares of the total. The trials are not a full grid, so interactions are not separated.",
+        most_rows=MOST_ROWS,
     )
-    return Importance(
+    return ImportanceTables(
         tables=(table,), methods=("Importance in a sample: PED-ANOVA (Watanabe et al. 2023), by Optuna.",)
     )
 

@@ -1,7 +1,7 @@
-"""How sure can one be? Intervals and tests over seeds and examples.
+"""Intervals and tests of shares, of means and spreads over seeds, and of the best of n trials.
 
-Pure functions of arrays; what draws takes a generator. Standard methods come from scipy and statsmodels, and each
-function names the paper that its method comes from.
+Pure functions of arrays; those that resample take a generator. Standard methods come from scipy and statsmodels, and
+each function names the paper that its method comes from.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def clopper_pearson(events: int, trials: int, level: float = LEVEL) -> Estimate:
 
 
 def fisher_exact(first: tuple[int, int], second: tuple[int, int]) -> float:
-    """The two-sided p-value that two (events, trials) have the same chance (Fisher 1934)."""
+    """The two-sided p-value of two (events, trials) having the same probability (Fisher 1934)."""
     table = [[first[0], first[1] - first[0]], [second[0], second[1] - second[0]]]
     return float(scipy.stats.fisher_exact(table).pvalue)
 
@@ -47,13 +47,14 @@ def share_difference(first: tuple[int, int], second: tuple[int, int], level: flo
     return Estimate(value=value, low=float(low), high=float(high), seeds=min(first[1], second[1]))
 
 
-def mcnemar_exact(first_right: npt.NDArray[np.bool_], second_right: npt.NDArray[np.bool_]) -> tuple[int, int, float]:
-    """How many of the same examples only the first, and only the second, has right, and the exact two-sided p-value.
+def mcnemar_exact(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> tuple[int, int, float]:
+    """How many examples only the first, and only the second model classifies correctly, and the exact p-value.
 
-    McNemar (1947), in its binomial form.
+    ``first`` and ``second`` say which of the same examples each classifies correctly. McNemar (1947), two-sided, in its
+    binomial form.
     """
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((~first_right & second_right).sum())
+    only_first = int((first & ~second).sum())
+    only_second = int((~first & second).sum())
     discordant = only_first + only_second
     p = 1.0 if discordant == 0 else float(scipy.stats.binomtest(only_first, discordant, 0.5).pvalue)
     return only_first, only_second, p
@@ -72,10 +73,10 @@ def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
 def mean_over_strata(strata: Sequence[Sequence[float]], level: float = LEVEL) -> Estimate:
     """The mean over strata of the means over seeds, each stratum being fixed and its seeds independent.
 
-    Student's t with Satterthwaite's (1946) degrees of freedom. Where a stratum has several seeds, those of one are left
-    out, because nothing is known of their spread.
+    Student's t with Satterthwaite's (1946) degrees of freedom. Where any stratum has several seeds, those with a single
+    seed are left out, because nothing is known of their spread.
     """
-    samples = with_spread([np.asarray(values, dtype=np.float64) for values in strata if len(values)])
+    samples = strata_with_spread([np.asarray(values, dtype=np.float64) for values in strata if len(values)])
     if not samples:
         return Estimate(value=math.nan)
     value = float(np.mean([sample.mean() for sample in samples]))
@@ -103,10 +104,10 @@ def interquartile_mean(values: Sequence[float]) -> float:
     return float(scipy.stats.trim_mean(values, 0.25)) if len(values) else math.nan
 
 
-def stratified_bootstrap(
+def interquartile_mean_interval(
     strata: Sequence[Sequence[float]], rng: np.random.Generator, draws: int = DRAWS, level: float = LEVEL
 ) -> Estimate:
-    """The interquartile mean over all strata's values, seeds resampled within each (Agarwal et al. 2021)."""
+    """The interquartile mean over all strata's values; seeds are resampled within each (Agarwal et al. 2021)."""
     samples = [np.asarray(values, dtype=np.float64) for values in strata if len(values)]
     if not samples:
         return Estimate(value=math.nan)
@@ -125,7 +126,7 @@ def probability_of_improvement(
     draws: int = DRAWS,
     level: float = LEVEL,
 ) -> Estimate:
-    """The chance that a run of the first kind beats one of the second in the same stratum (Agarwal et al. 2021).
+    """The probability that a run of the first kind beats one of the second in the same stratum (Agarwal et al. 2021).
 
     The mean over strata of the Mann-Whitney statistic divided by its largest value; ties count half. Seeds are
     resampled within each stratum and kind.
@@ -144,14 +145,14 @@ def probability_of_improvement(
     seeds = min(min(len(a), len(b)) for a, b in samples)
     if seeds < 2:
         return Estimate(value=value, seeds=seeds)
-    drawn = np.mean(
+    resampled = np.mean(
         [
             wins(a[rng.integers(0, len(a), (draws, len(a)))], b[rng.integers(0, len(b), (draws, len(b)))])
             for a, b in samples
         ],
         axis=0,
     )
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value=value, low=float(low), high=float(high), seeds=seeds)
 
 
@@ -160,26 +161,27 @@ def expected_best(validation: Sequence[float], scores: Sequence[float] | None = 
 
     The unbiased estimator of Tang et al. (2020, "Showing Your Work Doesn't Always Work"); that of Dodge et al. (2019)
     draws with replacement, so that the best trial is missed too often and the curve lies too low at small numbers of
-    trials. ``scores`` are averaged in place of ``validation`` where given: what validation's choice has on test.
+    trials. ``scores``, where given, are averaged in place of ``validation``: what the trial that validation selects has
+    on test.
     """
-    found = np.asarray(validation, dtype=np.float64)
-    order = np.argsort(found, kind="stable")
-    wanted = (found if scores is None else np.asarray(scores, dtype=np.float64))[order]
-    return np.asarray(_chances_of_best(len(found)) @ wanted, dtype=np.float64)
+    ranked_by = np.asarray(validation, dtype=np.float64)
+    order = np.argsort(ranked_by, kind="stable")
+    averaged = (ranked_by if scores is None else np.asarray(scores, dtype=np.float64))[order]
+    return np.asarray(_probabilities_of_best(len(ranked_by)) @ averaged, dtype=np.float64)
 
 
 @lru_cache(maxsize=8)
-def _chances_of_best(n: int) -> FloatArray:
-    """The chance that the i-th smallest of n is the best of a sample, ``[size of the sample, i]``."""
+def _probabilities_of_best(n: int) -> FloatArray:
+    """The probability that the i-th smallest of n is the best of a sample, ``[size of the sample, i]``."""
     below, size = np.arange(n)[None, :], np.arange(1, n + 1)[:, None]
-    # It is when the sample's other members are among the i below it.
+    # It is the best if the sample's other members are among the i below it.
     return np.asarray(np.exp(_log_comb(below, size - 1) - _log_comb(np.array(n), size)), dtype=np.float64)
 
 
 def spread_ratio(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> tuple[Estimate, float]:
     """The ratio of two standard deviations over seeds, pooled over strata, and a p-value that it is 1.
 
-    The interval is the F distribution's, which takes the scores to be normal. The p-value does not lean on that: each
+    The interval is the F distribution's, which assumes normal scores. The p-value does not assume that: each
     stratum's seeds are turned into independent contrasts (Helmert 1876), whose absolute values are compared by rank
     (Mann & Whitney 1947).
     """
@@ -215,13 +217,13 @@ def _log_comb(n: npt.NDArray[np.int64], k: npt.NDArray[np.int64]) -> FloatArray:
     return np.asarray(np.where(k > n, -np.inf, logs), dtype=np.float64)
 
 
-def with_spread(strata: Sequence[FloatArray]) -> Sequence[FloatArray]:
-    """The strata of several seeds; all of them where none has several."""
+def strata_with_spread(strata: Sequence[FloatArray]) -> Sequence[FloatArray]:
+    """The strata with several seeds; all strata where none has several."""
     return [seeds for seeds in strata if len(seeds) > 1] or strata
 
 
 def seed_variances(samples: Sequence[FloatArray]) -> tuple[FloatArray, float]:
-    """Each sample's variance of its mean, and the degrees of freedom in all; zeros where every sample is one seed."""
+    """Each sample's variance of its mean, and the total degrees of freedom; zeros where every sample is one seed."""
     df = float(sum(len(sample) - 1 for sample in samples))
     return np.array([sample.var(ddof=1) / len(sample) if df else 0.0 for sample in samples]), df
 
@@ -233,7 +235,7 @@ def satterthwaite(variances: FloatArray, samples: Sequence[FloatArray]) -> float
 
 
 def student_t(degrees_of_freedom: float, level: float) -> float:
-    """Half the width, in standard errors, of a two-sided t interval; the normal one's for infinitely many degrees."""
+    """Half the width, in standard errors, of a two-sided t interval; normal for infinitely many degrees of freedom."""
     if math.isinf(degrees_of_freedom):
         return float(scipy.stats.norm.ppf((1 + level) / 2))
     return float(scipy.stats.t.ppf((1 + level) / 2, degrees_of_freedom))

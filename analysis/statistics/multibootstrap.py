@@ -1,6 +1,7 @@
-"""How sure is a mean over seeds *and* examples, when each of both was drawn by chance?
+"""Means over seeds and examples, with intervals that count the chance of both.
 
-Sellam et al. (2022), "The MultiBERTs", and what few seeds need besides. Pure functions of ``[seeds, examples]``.
+The bootstrap of Sellam et al. (2022, "The MultiBERTs"), with corrections for few seeds, and the same interval in closed
+form. Pure functions of scores ``[seeds, examples]``.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from analysis.statistics.intervals import (
     minimal_detectable_difference,
     satterthwaite,
     seed_variances,
+    strata_with_spread,
     student_t,
-    with_spread,
 )
 
 CHUNK = 50
@@ -27,7 +28,10 @@ CHUNK = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiBootstrap:
-    """Draws of a mean over strata, seeds and examples (see :func:`multibootstrap`), and what an interval needs."""
+    """Resampled means over strata, seeds and examples (see :func:`multibootstrap`), and what an interval needs.
+
+    ``draws`` are ``[draws]``; ``seeds`` is the smallest number of seeds of a stratum.
+    """
 
     value: float
     draws: FloatArray
@@ -35,7 +39,7 @@ class MultiBootstrap:
     seeds: int
 
     def estimate(self, level: float = LEVEL) -> Estimate:
-        """The mean with a t interval; none for one seed, whose spread is not known."""
+        """The mean with a t interval; without an interval for one seed, whose spread is unknown."""
         if self.degrees_of_freedom == 0:
             return Estimate(value=self.value, seeds=self.seeds)
         half = student_t(self.degrees_of_freedom, level) * self.standard_error
@@ -48,7 +52,7 @@ class MultiBootstrap:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, that the mean is zero; NaN for one seed."""
+        """The two-sided p-value of a mean of zero; NaN for one seed."""
         if self.degrees_of_freedom == 0:
             return math.nan
         if self.standard_error == 0:
@@ -62,12 +66,15 @@ class MultiBootstrap:
 
 
 def example_weights(examples: int, rng: np.random.Generator, draws: int = DRAWS) -> FloatArray:
-    """How often each example is in each resample: ``[draws, examples]``, to be shared by what has the same examples."""
+    """How often each example is in each resample, over ``examples``: ``[draws, examples]``.
+
+    Scores of the same examples share the weights.
+    """
     counts = np.empty((draws, examples))
-    for start in range(0, draws, CHUNK):  # what fits the processor's cache is counted several times as fast
-        part = min(CHUNK, draws - start)
-        chosen = rng.integers(0, examples, size=(part, examples)) + np.arange(part)[:, None] * examples
-        counts[start : start + part] = np.bincount(chosen.ravel(), minlength=part * examples).reshape(part, examples)
+    for start in range(0, draws, CHUNK):  # counts that fit the processor's cache are several times as fast
+        rows = min(CHUNK, draws - start)
+        places = rng.integers(0, examples, size=(rows, examples)) + np.arange(rows)[:, None] * examples
+        counts[start : start + rows] = np.bincount(places.ravel(), minlength=rows * examples).reshape(rows, examples)
     counts /= examples
     return counts
 
@@ -78,11 +85,11 @@ def multibootstrap(strata: Sequence[FloatArray], weights: FloatArray, rng: np.ra
     Each stratum is ``[seeds, examples]``; for a paired comparison it holds the differences between two models that
     share seeds and examples. Examples are resampled alike in all strata (``weights``, see :func:`example_weights`),
     seeds within each stratum. The seeds' deviations are stretched by sqrt(s / (s - 1)), without which a bootstrap of
-    few seeds is too sure (Rao & Wu 1988); the variance that seeds and examples have in common, which both resamplings
-    hold, is taken off once (Cameron, Gelbach & Miller 2011). The interval is Student's t with Satterthwaite's degrees
-    of freedom.
+    few seeds gives too narrow intervals (Rao & Wu 1988); the variance that seeds and examples have in common, which
+    both resamplings contain, is subtracted once (Cameron, Gelbach & Miller 2011). The interval is Student's t with
+    Satterthwaite's degrees of freedom.
     """
-    strata = with_spread(strata)
+    strata = strata_with_spread(strata)
     draws = np.zeros(len(weights))
     ends = np.cumsum([len(scores) for scores in strata])[:-1]
     for by_seed in np.split(weights @ np.concatenate(strata).T, ends, axis=1):  # [draws, seeds]
@@ -90,19 +97,19 @@ def multibootstrap(strata: Sequence[FloatArray], weights: FloatArray, rng: np.ra
         middle = by_seed.mean(axis=1)
         draws += middle
         if seeds > 1:
-            picked = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(weights)) / seeds
-            draws += math.sqrt(seeds / (seeds - 1)) * (picked * (by_seed - middle[:, None])).sum(axis=1)
+            seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(weights)) / seeds
+            draws += math.sqrt(seeds / (seeds - 1)) * (seed_weights * (by_seed - middle[:, None])).sum(axis=1)
     draws /= len(strata)
     means = [scores.mean(axis=1) for scores in strata]
     value = float(np.mean([mean.mean() for mean in means]))
     variances, df = seed_variances(means)
-    seed_part, drawn = float(variances.sum()) / len(strata) ** 2, float(draws.var(ddof=1))
+    seed_part, drawn_variance = float(variances.sum()) / len(strata) ** 2, float(draws.var(ddof=1))
     if df:
-        # What a seed and an example do together is in both resamplings, and must count once.
-        total = max(drawn - sum(map(_interaction, strata)) / len(strata) ** 2, seed_part)
-        draws = value + (draws - value) * (math.sqrt(total / drawn) if drawn > 0 else 1.0)
+        # The interaction of seeds and examples is in both resamplings, and must count once.
+        total = max(drawn_variance - sum(map(_interaction, strata)) / len(strata) ** 2, seed_part)
+        draws = value + (draws - value) * (math.sqrt(total / drawn_variance) if drawn_variance > 0 else 1.0)
     if df and seed_part > 0:
-        # Satterthwaite's: the examples' part of the variance is known as well as there are examples.
+        # Satterthwaite's approximation: the examples' part of the variance has as many degrees as there are examples.
         df = (total / seed_part) ** 2 * satterthwaite(variances, means)
     elif df:
         df = math.inf
@@ -110,10 +117,10 @@ def multibootstrap(strata: Sequence[FloatArray], weights: FloatArray, rng: np.ra
 
 
 def mean_over_seeds_and_examples(scores: FloatArray, level: float = LEVEL) -> Estimate:
-    """The mean of ``[seeds, examples]`` with the interval that :func:`multibootstrap` draws, in closed form.
+    """The mean of ``[seeds, examples]`` with the interval of :func:`multibootstrap`, in closed form.
 
     The variances of the means over examples and of those over seeds are added, less what is in both (Cameron, Gelbach
-    & Miller 2011), and Student's t has Satterthwaite's (1946) degrees of freedom. None for one seed.
+    & Miller 2011), and Student's t has Satterthwaite's (1946) degrees of freedom. Without an interval for one seed.
     """
     seeds, examples = scores.shape
     value = float(scores.mean())
@@ -128,9 +135,9 @@ def mean_over_seeds_and_examples(scores: FloatArray, level: float = LEVEL) -> Es
 
 
 def _interaction(scores: FloatArray) -> float:
-    """The part of the variance of the mean of ``[seeds, examples]`` that is neither's alone; 0 for one seed."""
+    """The variance of the mean of ``[seeds, examples]`` that their interaction explains; 0 for one seed."""
     seeds, examples = scores.shape
     if seeds < 2:
         return 0.0
-    rest = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
-    return float((rest**2).sum() / ((seeds - 1) * (examples - 1) * seeds * examples))
+    residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
+    return float((residuals**2).sum() / ((seeds - 1) * (examples - 1) * seeds * examples))

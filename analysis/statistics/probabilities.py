@@ -1,7 +1,7 @@
-"""How good are predicted probabilities? Losses, calibration and temperature of one set of predictions.
+"""Losses, calibration error and temperature of predicted probabilities.
 
-Everything takes logits ``[examples, classes]`` and labels ``[examples]``, and returns one number an example where it
-can, so that intervals over seeds and examples can be had (:func:`analysis.statistics.multibootstrap.multibootstrap`).
+Scores are one number per example where possible, so that intervals over seeds and examples can be computed from them
+(:func:`analysis.statistics.multibootstrap.multibootstrap`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import numpy.typing as npt
 import scipy.optimize
 import scipy.special
 
-from analysis.statistics.estimate import LEVEL, FloatArray
+from analysis.statistics.estimate import LEVEL, Estimate, FloatArray
 from study.scoring import Predictions
 
-Ints = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int64]
 
 # Equal-mass bins; Roelofs et al. (2022) find results stable around this number at a few thousand examples.
 BINS = 15
-# ln T is looked for within these bounds: beyond them a temperature says that the logits hold no scale at all.
+# Bounds of ln T in the search: beyond them the logits have no meaningful scale.
 LOG_TEMPERATURE = (-3.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleScores:
-    """One score an example: ``nll`` in nats, ``brier`` summed over classes, ``confidence`` the largest probability."""
+    """Scores ``[examples]``: ``nll`` in nats, ``brier`` summed over classes, ``confidence`` the largest probability."""
 
     nll: FloatArray
     brier: FloatArray
@@ -39,7 +39,7 @@ class ExampleScores:
 
     @property
     def gap(self) -> FloatArray:
-        """Confidence minus being right: its mean is above zero for an over-confident model, below for the contrary."""
+        """Confidence less correctness: its mean is above zero for an over-confident model, below for the contrary."""
         return self.confidence - self.correct
 
 
@@ -65,21 +65,21 @@ def log_probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> Flo
 def fit_temperature(predictions: Predictions) -> float:
     """The temperature that makes the mean NLL smallest (Guo et al. 2017): above 1 the model was over-confident.
 
-    To be fitted on validation. NLL is convex in 1/T, so a bounded scalar search finds the one minimum; an answer at the
-    end of the bounds means that there is none within them.
+    To be fitted on validation. NLL is convex in 1/T, so a bounded scalar search finds the one minimum; a temperature at
+    an end of the bounds means that there is no minimum within them.
     """
     logits, label = predictions.logits.astype(np.float64), predictions.label
-    own = np.arange(logits.shape[1]) == label[:, None]
-    # How far each other class is above the label's; with two classes there is one of them.
-    above = logits[~own].reshape(len(label), -1) - logits[own][:, None]
+    of_label = np.arange(logits.shape[1]) == label[:, None]
+    # How far each other class is above the label's; with two classes there is a single other class.
+    above = logits[~of_label].reshape(len(label), -1) - logits[of_label][:, None]
 
     def loss(log_temperature: float) -> float:
         scaled = above * math.exp(-log_temperature)
         others = scaled[:, 0] if scaled.shape[1] == 1 else scipy.special.logsumexp(scaled, axis=1)
         return float(np.logaddexp(0.0, others).mean())
 
-    found = scipy.optimize.minimize_scalar(loss, bounds=LOG_TEMPERATURE, method="bounded", options={"xatol": 1e-4})
-    return math.exp(float(found.x))
+    optimum = scipy.optimize.minimize_scalar(loss, bounds=LOG_TEMPERATURE, method="bounded", options={"xatol": 1e-4})
+    return math.exp(float(optimum.x))
 
 
 def calibration_error(confidence: FloatArray, correct: npt.NDArray[np.bool_], bins: int = BINS) -> float:
@@ -92,37 +92,40 @@ def calibration_error(confidence: FloatArray, correct: npt.NDArray[np.bool_], bi
 
 
 def calibration_error_interval(
-    scored: Sequence[ExampleScores], weights: FloatArray, rng: np.random.Generator, *, level: float = LEVEL
-) -> tuple[float, float, float]:
-    """The mean calibration error over seeds less its bias, and its pivotal bootstrap interval over seeds and examples.
+    by_seed: Sequence[ExampleScores], weights: FloatArray, rng: np.random.Generator, *, level: float = LEVEL
+) -> Estimate:
+    """The mean calibration error over seeds, its bias subtracted, with its pivotal bootstrap interval.
 
-    ``weights`` are those of :func:`analysis.statistics.multibootstrap.example_weights`, ``[draws, examples]``. A
-    sample's calibration error is too large even for a calibrated model (Roelofs et al. 2022), and a resample's by about
-    as much again, which is what is taken off (Davison & Hinkley 1997, 2.1 and 5.2). None is below zero.
+    ``by_seed`` has the scores of each seed, and ``weights`` are those of
+    :func:`analysis.statistics.multibootstrap.example_weights`, ``[draws, examples]``; seeds and examples are resampled.
+    A sample's calibration error is too large even for a calibrated model (Roelofs et al. 2022), and a resample's by
+    about as much again: that is the bias which is subtracted (Davison & Hinkley 1997, 2.1 and 5.2). No bound is below
+    zero.
     """
-    value = float(np.mean([calibration_error(one.confidence, one.correct) for one in scored]))
-    by_seed = np.stack([_resampled_errors(one, weights) for one in scored], axis=1)
-    picked = rng.multinomial(len(scored), np.full(len(scored), 1 / len(scored)), size=len(weights)) / len(scored)
-    found = (picked * by_seed).sum(axis=1)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    middle, bottom, top = (max(0.0, 2 * value - end) for end in (float(found.mean()), float(high), float(low)))
-    return middle, bottom, top
+    seeds = len(by_seed)
+    value = float(np.mean([calibration_error(scores.confidence, scores.correct) for scores in by_seed]))
+    errors = np.stack([_resampled_errors(scores, weights) for scores in by_seed], axis=1)  # [draws, seeds]
+    seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=len(weights)) / seeds
+    means = (seed_weights * errors).sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    middle, bottom, top = (max(0.0, 2 * value - bound) for bound in (float(means.mean()), float(high), float(low)))
+    return Estimate(value=middle, low=bottom, high=top, seeds=seeds)
 
 
-def _resampled_errors(scored: ExampleScores, weights: FloatArray, bins: int = BINS) -> FloatArray:
-    """The calibration error in each resample: equal-mass bins are equal parts of the weights' sum."""
-    order = np.argsort(scored.confidence, kind="stable")
+def _resampled_errors(scores: ExampleScores, weights: FloatArray, bins: int = BINS) -> FloatArray:
+    """The calibration error in each resample, ``[draws]``: equal-mass bins are equal parts of the weights' sum."""
+    order = np.argsort(scores.confidence, kind="stable")
     ordered = weights[:, order]
     middles = np.cumsum(ordered, axis=1) - ordered / 2
     rows = np.arange(len(weights))[:, None] * bins
     places = rows + np.minimum((middles * bins).astype(np.int64), bins - 1)
-    sums = np.bincount(places.ravel(), weights=(ordered * scored.gap[order]).ravel(), minlength=bins * len(weights))
+    sums = np.bincount(places.ravel(), weights=(ordered * scores.gap[order]).ravel(), minlength=bins * len(weights))
     return np.asarray(abs(sums.reshape(len(weights), bins)).sum(axis=1), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReliabilityBin:
-    """Examples of like confidence: their mean confidence, the share that is right, and how many they are."""
+    """Examples of similar confidence: their mean confidence, their accuracy, and how many there are and are correct."""
 
     confidence: float
     accuracy: float
@@ -134,7 +137,7 @@ def reliability(confidence: FloatArray, correct: npt.NDArray[np.bool_], bins: in
     """The reliability diagram's points, over bins of equal mass (DeGroot & Fienberg 1983)."""
     order = np.asarray(np.argsort(confidence, kind="stable"), dtype=np.int64)
     edges = _edges(len(order), bins)
-    parts: list[Ints] = [order[start:stop] for start, stop in itertools.pairwise(edges)]
+    parts: list[IntArray] = [order[start:stop] for start, stop in itertools.pairwise(edges)]
     return [
         ReliabilityBin(
             confidence=float(confidence[part].mean()),
@@ -146,6 +149,6 @@ def reliability(confidence: FloatArray, correct: npt.NDArray[np.bool_], bins: in
     ]
 
 
-def _edges(examples: int, bins: int) -> Ints:
-    """Where ``bins`` parts of like size begin, and the end; fewer where there are fewer examples."""
+def _edges(examples: int, bins: int) -> IntArray:
+    """Where ``bins`` parts of about equal size start, and the end; fewer parts where there are fewer examples."""
     return np.unique(np.linspace(0, examples, min(bins, examples) + 1).round().astype(np.int64))

@@ -1,14 +1,14 @@
-"""MLflow alone gives the same report as the folder; what still trains is there as far as its metrics say."""
+"""A report from MLflow equals that from the folder; of running trajectories MLflow has the metrics."""
 
 from pathlib import Path
 
 import pytest
-from synthetic_study import Story, Synthetic, collapsing, healthy, make, plan_of
+from synthetic_study import Story, SyntheticStudy, collapsing, healthy, make_synthetic, plan_of
 
 from analysis.from_mlflow import study_from_mlflow
 from analysis.report import main
 from analysis.results import ResultsError, read
-from study.plan.plan import SettingValues
+from study.settings import Settings
 from study.tracking.mirror import Mirror
 
 TEXT = """
@@ -25,25 +25,25 @@ references:
 """
 
 
-def finished(folder: Path) -> Synthetic:
+def finished_study(folder: Path) -> SyntheticStudy:
     space, plan = plan_of(folder, TEXT)
 
-    def tell(settings: SettingValues, rng: object) -> Story:
-        return collapsing() if settings["seed"] == 1 else healthy()
+    def story(settings: Settings, rng: object) -> Story:
+        return collapsing() if settings.seed == 1 else healthy()
 
-    return make(space, plan, tell)
+    return make_synthetic(space, plan, story)
 
 
-def mirrored(study: Synthetic, storage: Path) -> tuple[Path, str]:
-    """The study's folder, mirrored to a store that lies elsewhere, and that store's URI."""
+def mirrored(study: SyntheticStudy, storage: Path) -> tuple[Path, str]:
+    """The study's folder, mirrored to a tracking store outside it, and that store's URI."""
     folder = study.write(storage)
     uri = f"sqlite:///{storage / 'elsewhere.db'}"
     Mirror(folder, tracking_uri=uri).sync()
     return folder.path, uri
 
 
-def test_the_report_from_mlflow_is_the_folders(tmp_path: Path) -> None:
-    path, uri = mirrored(finished(tmp_path), tmp_path / "studies")
+def test_the_report_from_mlflow_equals_that_from_the_folder(tmp_path: Path) -> None:
+    path, uri = mirrored(finished_study(tmp_path), tmp_path / "studies")
     assert main([str(path), "--out", str(tmp_path / "from folder")]) == 0
     path.joinpath("trajectories").rename(tmp_path / "gone")
     assert main([f"mlflow:{path.name}", "--tracking-uri", uri, "--out", str(tmp_path / "from mlflow")]) == 0
@@ -53,31 +53,32 @@ def test_the_report_from_mlflow_is_the_folders(tmp_path: Path) -> None:
         assert (tmp_path / "from mlflow" / file).read_bytes() == (tmp_path / "from folder" / file).read_bytes(), file
 
 
-def test_a_running_study_is_there_as_far_as_its_metrics_say(tmp_path: Path) -> None:
-    """Loss rises at epoch 3: the cells with patience 1 are complete while their trajectories go on."""
+def test_a_running_study_has_what_its_metrics_say(tmp_path: Path) -> None:
+    """Loss rises at epoch 3: the cells with patience 1 are complete while their trajectories continue."""
     space, plan = plan_of(tmp_path, TEXT)
     running = Story(accuracy=[0.8, 0.85, 0.8], train_loss=[0.5, 0.4, 0.3], scale=[1.0] * 3, outcome=None)
-    study = make(space, plan, lambda settings, rng: running if settings["seed"] == 0 else None)
+    study = make_synthetic(space, plan, lambda settings, rng: running if settings.seed == 0 else None)
     path, uri = mirrored(study, tmp_path / "studies")
     from_folder = read(path)
-    with study_from_mlflow(path.name, tracking_uri=uri) as laid_out:
-        from_mlflow = read(laid_out)
+    with study_from_mlflow(path.name, tracking_uri=uri) as copy:
+        from_mlflow = read(copy)
         assert from_mlflow.census == from_folder.census
         assert from_mlflow.census.complete == 2
         assert from_mlflow.census.running == 2
-        for held, found in zip(from_folder.runs, from_mlflow.runs, strict=True):
-            assert [epoch.validation_loss for epoch in held.epochs] == [epoch.validation_loss for epoch in found.epochs]
-        for held_cell, found_cell in zip(from_folder.cells, from_mlflow.cells, strict=True):
-            if held_cell.state == "complete":
-                assert held_cell.chosen == found_cell.chosen
-                first, second = from_folder.scored(held_cell, "test"), from_mlflow.scored(found_cell, "test")
+        for run, copied_run in zip(from_folder.runs, from_mlflow.runs, strict=True):
+            assert [epoch.validation for epoch in run.epochs] == [epoch.validation for epoch in copied_run.epochs]
+        for cell, copied_cell in zip(from_folder.cells, from_mlflow.cells, strict=True):
+            if cell.state == "complete":
+                assert cell.chosen == copied_cell.chosen
+                first = from_folder.predictions.scores(cell, "test")
+                second = from_mlflow.predictions.scores(copied_cell, "test")
                 assert first is not None
                 assert second is not None
                 assert (first.nll == second.nll).all()
 
 
-def test_what_is_not_there_is_said_without_credentials(tmp_path: Path) -> None:
-    path, uri = mirrored(finished(tmp_path), tmp_path / "studies")
+def test_a_missing_experiment_or_server_is_named(tmp_path: Path) -> None:
+    path, uri = mirrored(finished_study(tmp_path), tmp_path / "studies")
     with (
         pytest.raises(ResultsError, match="no experiment named 'another'"),
         study_from_mlflow("another", tracking_uri=uri),
@@ -87,13 +88,13 @@ def test_what_is_not_there_is_said_without_credentials(tmp_path: Path) -> None:
         pass
 
 
-def test_a_server_that_is_not_there_is_one_readable_line(
+def test_an_unreachable_server_is_one_line_without_credentials(
     tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     uri = f"http://someone:hunter2@127.0.0.1:{free_port}"
     assert main(["mlflow:anything", "--tracking-uri", uri, "--out", str(tmp_path)]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "hunter2" not in told
-    assert "cannot be read" in told
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "hunter2" not in message
+    assert "cannot be read" in message

@@ -1,5 +1,6 @@
-"""The report is one offline page that opens anywhere, says what is missing, and runs nothing that a study holds."""
+"""The report is one offline page that opens anywhere, says what is missing, and runs no text of a study."""
 
+import ast
 import json
 import re
 import resource
@@ -10,11 +11,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from places import ROOT
 from selenium.webdriver.chrome.webdriver import WebDriver
-from synthetic_study import Story, Synthetic, collapsing, healthy, make, overfitting, plan_of
+from synthetic_study import Story, SyntheticStudy, collapsing, healthy, make_synthetic, overfitting, plan_of
 
 from analysis.report import main
-from study.plan.plan import SettingValues
+from study.settings import Settings
 
 EVIL = '<script>alert(1)</script> | $x_1$ `a` & "b"'
 TEXT = f"""
@@ -32,34 +34,36 @@ references:
 """
 LIGHT = """
 import sys
-import analysis.report, analysis.findings, analysis.page
+import analysis.report, analysis.findings, analysis.rendering.page
+for name in analysis.findings.QUESTIONS:
+    analysis.findings.load_question(name)
 heavy = sorted({"torch", "ray", "transformers", "mlflow", "datasets"} & set(sys.modules))
 print(*heavy)
 sys.exit(bool(heavy))
 """
 
 
-def study(folder: Path, text: str = TEXT) -> Synthetic:
+def study(folder: Path, text: str = TEXT) -> SyntheticStudy:
     space, plan = plan_of(folder, text)
 
-    def tell(settings: SettingValues, rng: object) -> Story:
-        if settings["lr_schedule"] == "constant":
-            return collapsing() if settings["seed"] else overfitting()
+    def story(settings: Settings, rng: object) -> Story:
+        if settings.lr_schedule == "constant":
+            return collapsing() if settings.seed else overfitting()
         return healthy()
 
-    return make(space, plan, tell)
+    return make_synthetic(space, plan, story)
 
 
 @pytest.fixture
 def report(tmp_path: Path) -> Path:
-    """The folder of a report on a whole study."""
+    """The folder of a whole study with its report."""
     path = study(tmp_path).write(tmp_path / "studies").path
     assert main([str(path)]) == 0
     return path
 
 
 class Page(HTMLParser):
-    """Tags, ids, and whatever a page would fetch or run."""
+    """The tags and ids of a page, and what it would fetch."""
 
     VOID = ("meta", "link", "br", "img", "input", "path", "use", "rect")
 
@@ -99,14 +103,14 @@ def test_the_page_is_whole_and_fetches_and_runs_nothing(report: Path) -> None:
     assert (report / "report.html").stat().st_size < 5_000_000
 
 
-def test_texts_of_a_study_are_texts_on_the_page_and_in_markdown(report: Path) -> None:
+def test_text_of_a_study_stays_text_on_the_page_and_in_markdown(report: Path) -> None:
     assert "<script" not in (report / "report.html").read_text()
     markdown = (report / "report.md").read_text()
     assert "<script" not in markdown
     assert r"\| $x\_1$ \`a\` &amp;" in markdown
 
 
-def test_the_opening_has_the_results_beside_the_published_ones(report: Path) -> None:
+def test_the_opening_has_our_results_beside_the_published_ones(report: Path) -> None:
     markdown = (report / "report.md").read_text()
     opening = markdown[: markdown.index("## Answers")]
     row = next(line for line in opening.splitlines() if line.startswith("| tiny-bert | constant |"))
@@ -126,41 +130,42 @@ def test_every_question_has_a_verdict_a_section_and_its_figures(report: Path) ->
     assert sorted(set(re.findall(r"\(figures/([\w-]+\.svg)\)", (report / "report.md").read_text()))) == figures
 
 
-def test_a_report_made_again_is_the_same(report: Path) -> None:
+def test_a_second_report_is_the_same(report: Path) -> None:
     files = [path for path in report.rglob("*") if path.suffix in (".html", ".md", ".svg")]
     before = {path: path.read_bytes() for path in files}
     assert main([str(report)]) == 0
     assert {path: path.read_bytes() for path in files} == before
 
 
-def test_half_a_study_says_so_at_the_top(tmp_path: Path) -> None:
+def test_the_report_of_a_partial_study_says_so_at_the_top(tmp_path: Path) -> None:
     space, plan = plan_of(tmp_path, TEXT)
-    path = make(space, plan, lambda s, rng: healthy() if s["seed"] == 0 else None).write(tmp_path / "studies").path
+    partial = make_synthetic(space, plan, lambda settings, rng: healthy() if settings.seed == 0 else None)
+    path = partial.write(tmp_path / "studies").path
     assert main([str(path)]) == 0
     html, markdown = (path / "report.html").read_text(), (path / "report.md").read_text()
-    told = "part of a study: 4 of 8 planned cells are complete, 0 failed, 0 have begun and not ended, 4 are missing"
-    assert told in html[: html.index("Results</h2>")]
-    assert told in markdown[: markdown.index("## Results")]
+    state = "part of a study: 4 of 8 planned cells are complete, 0 failed, 0 started and have not ended, 4 are missing"
+    assert state in html[: html.index("Results</h2>")]
+    assert state in markdown[: markdown.index("## Results")]
 
 
 def test_a_study_that_has_trained_nothing_has_a_report(tmp_path: Path) -> None:
     space, plan = plan_of(tmp_path, TEXT)
-    path = make(space, plan, lambda settings, rng: None).write(tmp_path / "studies").path
+    path = make_synthetic(space, plan, lambda settings, rng: None).write(tmp_path / "studies").path
     assert main([str(path)]) == 0
     assert "nothing is" not in (path / "report.md").read_text()
 
 
-def test_no_absolute_path_is_in_a_report(report: Path) -> None:
+def test_a_report_contains_no_absolute_path(report: Path) -> None:
     for name in ("report.html", "report.md"):
         assert str(report.parent) not in (report / name).read_text()
 
 
-def test_what_cannot_be_reported_on_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_study_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nothing")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_folder_that_cannot_be_written_is_one_line_and_code_2(
+def test_a_folder_that_cannot_be_written_to_is_one_line_and_exit_code_2(
     report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a file").write_text("")
@@ -173,9 +178,25 @@ def test_reports_are_made_without_torch_ray_transformers_or_mlflow() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_statistics_import_nothing_but_numpy_scipy_statsmodels_and_scoring() -> None:
+    files = sorted((ROOT / "analysis" / "statistics").glob("*.py"))
+    assert len(files) > 3
+    for file in files:
+        tree = ast.parse(file.read_text())
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {
+            name
+            for node in imports
+            for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+        }
+        third_party = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+        for name in third_party:
+            assert name == "study.scoring" or name.startswith(("analysis.statistics.", "numpy", "scipy", "statsmodels"))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_500_cells_are_reported_in_ten_seconds(tmp_path: Path) -> None:
+def test_a_report_of_500_cells_takes_less_than_ten_seconds(tmp_path: Path) -> None:
     text = TEXT.replace("examples: 1000", "examples: 50000").replace("seed: [0, 1]", "seed: [0, 1, 2, 3, 4]")
     text = text.replace(
         "  seed:", "  learning_rate: [1e-5, 2e-5, 5e-5, 1e-4, 2e-4]\n  batch_size: [16, 64, 256, 1024, 4096]\n  seed:"
@@ -184,7 +205,7 @@ def test_500_cells_are_reported_in_ten_seconds(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "analysis.report", str(path)], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Of one processor's time, since others may want the machine too.
+    # Processor time, because other processes may use the machine too.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
     assert (path / "report.html").stat().st_size < 5_000_000
 
@@ -193,7 +214,7 @@ def test_500_cells_are_reported_in_ten_seconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [1200, 390])
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_opens_in_a_browser(report: Path, browser: WebDriver, width: int, dark: bool) -> None:
-    """Nothing is wider than the window, nothing is complained about, and colours follow the reader's choice."""
+    """Nothing is wider than the window, the browser logs nothing, and colours follow the reader's preference."""
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -202,7 +223,7 @@ def test_the_page_opens_in_a_browser(report: Path, browser: WebDriver, width: in
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(21, 23, 27)") == dark
-    drawn = browser.execute_script("return [...document.querySelectorAll('.panel svg')].map(s => s.clientWidth)")
-    assert len(drawn) > 8
-    assert min(drawn) > 250
+    widths = browser.execute_script("return [...document.querySelectorAll('.panel svg')].map(s => s.clientWidth)")
+    assert len(widths) > 8
+    assert min(widths) > 250
     assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The services of docker/compose.yaml, really running: a study goes through them, and strangers do not get in."""
+"""The services of docker/compose.yaml as real processes: a study runs through them, and access needs credentials."""
 
 import json
 import re
@@ -15,9 +15,9 @@ from compose_processes import Stack
 from mlflow import MlflowClient
 from mlflow.artifacts import list_artifacts
 
-from study.plan.plan import from_json
-from study.records import StudyFolder
-from study.tracking.prometheus import GAUGES, plain
+from study.plan.plan import read_plan
+from study.storage import StudyFolder
+from study.tracking.prometheus import GAUGES, ascii_label
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgresql, pytest.mark.timeout(900)]
 
@@ -28,23 +28,23 @@ SPACE = {
     "axes": {"model": ["tiny-bert", "tiny-roberta"], "early_stopping": ["none", {"patience": 1}], "seed": [0]},
     "run": {"cpu": 1, "gpu": 0},
 }
-# The pages that tell Prometheus of every trajectory, as `ray_study_epochs_done{...} 2.0`.
+# A line of the page that Prometheus reads, such as `ray_study_epochs_done{...} 2.0`.
 SAMPLE = re.compile(r"^ray_(study_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """PostgreSQL, MLflow, a Ray head and a worker."""
-    with Stack() as made:
-        made.start("mlflow")
-        made.start("worker")
-        made.wait_until_healthy("mlflow")
-        made.wait_until_healthy("worker")
-        yield made
+    with Stack() as stack:
+        stack.start("mlflow")
+        stack.start("worker")
+        stack.wait_until_healthy("mlflow")
+        stack.wait_until_healthy("worker")
+        yield stack
 
 
-def ask(url: str, headers: Mapping[str, str], data: bytes | None = None) -> tuple[int, str]:
-    """The status and the text that a server answers with."""
+def request_page(url: str, headers: Mapping[str, str], data: bytes | None = None) -> tuple[int, str]:
+    """The status and the text of a server's answer."""
     request = urllib.request.Request(url, data=data, headers=dict(headers))
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -54,31 +54,31 @@ def ask(url: str, headers: Mapping[str, str], data: bytes | None = None) -> tupl
             return error.code, error.read().decode()
 
 
-def samples(stack: Stack) -> dict[str, dict[str, float]]:
-    """What the worker exports of each trajectory, by its readable name."""
-    _, page = ask(f"http://127.0.0.1:{stack.ports['worker', 8080]}/metrics", {})
-    found: dict[str, dict[str, float]] = {}
-    for name, labels, value in SAMPLE.findall(page):
-        named = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-        assert named["study"] == "small"
-        found.setdefault(named["trajectory"], {})[name] = float(value)
-    return found
+def exported_gauges(stack: Stack) -> dict[str, dict[str, float]]:
+    """The gauges that the worker exports, by the trajectory's readable name."""
+    _, page = request_page(f"http://127.0.0.1:{stack.ports['worker', 8080]}/metrics", {})
+    gauges: dict[str, dict[str, float]] = {}
+    for name, text, value in SAMPLE.findall(page):
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', text))
+        assert labels["study"] == "small"
+        gauges.setdefault(labels["trajectory"], {})[name] = float(value)
+    return gauges
 
 
 @pytest.fixture(scope="module")
 def trained(stack: Stack) -> tuple[str, list[dict[str, dict[str, float]]]]:
-    """What the job printed, and what the worker exported meanwhile."""
+    """The output of the job, and the gauges that the worker exported meanwhile."""
     (stack.folder / "studies" / "small.yaml").write_text(yaml.safe_dump(SPACE, sort_keys=False))
     job = stack.start("study", "--space", "/studies/small.yaml")
-    seen = []
+    exported = []
     while job.poll() is None:
-        seen.append(samples(stack))
+        exported.append(exported_gauges(stack))
         time.sleep(1)
     assert job.returncode == 0, stack.log("study")
-    return stack.log("study"), seen
+    return stack.log("study"), exported
 
 
-def test_the_job_trains_every_cell_and_mlflow_on_postgres_has_it(
+def test_the_job_trains_every_cell_and_mirrors_it_to_mlflow_on_postgresql(
     stack: Stack, trained: tuple[str, list[dict[str, dict[str, float]]]]
 ) -> None:
     output, _ = trained
@@ -93,27 +93,27 @@ def test_the_job_trains_every_cell_and_mlflow_on_postgres_has_it(
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert runs[0].info.artifact_uri is not None
     assert runs[0].info.artifact_uri.startswith("mlflow-artifacts:")
-    kept = [path for path in (stack.folder / "mlartifacts").rglob("*") if path.is_file()]
-    assert any(path.name == "report.html" for path in kept)
+    artifacts = [path for path in (stack.folder / "mlartifacts").rglob("*") if path.is_file()]
+    assert any(path.name == "report.html" for path in artifacts)
     assert list_artifacts(run_id=runs[0].info.run_id, tracking_uri=uri)
 
 
-def test_prometheus_sees_every_trajectory_by_its_name_and_how_far_it_came(
+def test_prometheus_sees_the_progress_of_every_trajectory_by_name(
     stack: Stack, trained: tuple[str, list[dict[str, dict[str, float]]]]
 ) -> None:
-    plan = StudyFolder(stack.folder / "studies" / "small").plan()
+    plan = read_plan(StudyFolder(stack.folder / "studies" / "small"))
     assert plan is not None
-    names = {plain(trajectory.name) for trajectory in from_json(plan).trajectories}
-    _, seen = trained
-    assert set().union(*seen) == names
+    names = {ascii_label(trajectory.name) for trajectory in plan.trajectories}
+    _, exported = trained
+    assert set().union(*exported) == names
     for name in names:
-        states = [state[name] for state in seen if name in state]
+        states = [gauges[name] for gauges in exported if name in gauges]
         assert set().union(*states) == GAUGES.keys()
         done = [state["study_epochs_done"] for state in states if "study_epochs_done" in state]
         assert done == sorted(done)
         assert done[-1] <= 3
         assert {state["study_epochs_planned"] for state in states if "study_epochs_planned" in state} == {3}
-    assert any(values.get("study_examples_per_second", 0) > 0 for state in seen for values in state.values())
+    assert any(values.get("study_examples_per_second", 0) > 0 for gauges in exported for values in gauges.values())
 
 
 def token(stack: Stack, kind: str) -> str:
@@ -121,14 +121,14 @@ def token(stack: Stack, kind: str) -> str:
 
 
 @pytest.mark.parametrize(("kind", "status"), [("right", 200), ("wrong", 403), ("none", 401)])
-def test_the_dashboard_wants_the_token(stack: Stack, kind: str, status: int) -> None:
+def test_the_dashboard_requires_the_token(stack: Stack, kind: str, status: int) -> None:
     url = f"http://127.0.0.1:{stack.ports['ray-head', 8265]}/api/jobs/"
     headers = {"Authorization": f"Bearer {token(stack, kind)}"} if kind != "none" else {}
-    assert ask(url, headers)[0] == status
+    assert request_page(url, headers)[0] == status
 
 
 @pytest.mark.parametrize(("kind", "code"), [("right", 0), ("wrong", 1), ("none", 1)])
-def test_the_cluster_wants_the_token(stack: Stack, tmp_path: Path, kind: str, code: int) -> None:
+def test_the_cluster_requires_the_token(stack: Stack, tmp_path: Path, kind: str, code: int) -> None:
     address = f"127.0.0.1:{stack.ports['ray-head', 6379]}"
     program = f"import ray; ray.init({address!r}, log_to_driver=False); print('joined', len(ray.nodes()))"
     variables = {"RAY_AUTH_MODE": "token" if kind != "none" else "disabled", "RAY_AUTH_TOKEN": token(stack, kind)}
@@ -139,7 +139,7 @@ def test_the_cluster_wants_the_token(stack: Stack, tmp_path: Path, kind: str, co
 
 
 def submit(stack: Stack, log: Path, kind: str, *words: str) -> int:
-    """The exit code of `ray job submit`, from outside the cluster."""
+    """The exit code of `ray job submit` from outside the cluster."""
     address = f"http://127.0.0.1:{stack.ports['ray-head', 8265]}"
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token(stack, kind)}
     process = stack.popen(["ray", "job", "submit", "--address", address, "--", *words], variables, log)
@@ -150,20 +150,20 @@ def submit(stack: Stack, log: Path, kind: str, *words: str) -> int:
         return process.wait()
 
 
-def test_a_study_can_be_handed_in_as_a_ray_job(
+def test_a_study_can_be_submitted_as_a_ray_job(
     stack: Stack, trained: tuple[str, list[dict[str, dict[str, float]]]], tmp_path: Path
 ) -> None:
     space, storage = stack.folder / "studies" / "small.yaml", stack.folder / "studies"
     study = ["python", "-m", "study.run", "--space", str(space), "--address", "auto", "--storage", str(storage)]
     uri = f"http://127.0.0.1:{stack.ports['mlflow', 5000]}"
-    only = ["--only", "model=tiny-bert", "--set", "name=handed-in", "--set", "epochs=1", "--tracking-uri", uri]
+    only = ["--only", "model=tiny-bert", "--set", "name=submitted", "--set", "epochs=1", "--tracking-uri", uri]
     log = tmp_path / "log"
     assert submit(stack, log, "right", *study, *only) == 0, log.read_text()
     assert "results:" in log.read_text()
-    assert MlflowClient(uri).get_experiment_by_name("handed-in") is not None
+    assert MlflowClient(uri).get_experiment_by_name("submitted") is not None
 
 
-def test_nobody_hands_in_a_job_with_a_wrong_token(stack: Stack, tmp_path: Path) -> None:
+def test_a_job_with_a_wrong_token_is_refused(stack: Stack, tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert submit(stack, log, "wrong", "touch", str(stack.folder / "studies" / "entered")) != 0
     assert not (stack.folder / "studies" / "entered").exists()
@@ -181,13 +181,13 @@ CREATE = "api/2.0/mlflow/experiments/create"
         ({"Origin": "http://127.0.0.1.attacker.example"}, 403),
     ],
 )
-def test_mlflow_refuses_foreign_hosts_and_pages(stack: Stack, headers: Mapping[str, str], status: int) -> None:
+def test_mlflow_refuses_other_hosts_and_origins(stack: Stack, headers: Mapping[str, str], status: int) -> None:
     name = json.dumps({"name": f"from {headers}"}).encode()
     url = f"http://127.0.0.1:{stack.ports['mlflow', 5000]}/{CREATE}"
-    assert ask(url, {"Content-Type": "application/json", **headers}, name)[0] == status
+    assert request_page(url, {"Content-Type": "application/json", **headers}, name)[0] == status
 
 
-def test_the_database_wants_the_password(stack: Stack) -> None:
+def test_the_database_requires_the_password(stack: Stack) -> None:
     port = str(stack.ports["postgres", 5432])
     command = ["psql", "-h", "127.0.0.1", "-p", port, "-U", "mlflow", "-d", "mlflow", "-w", "-c", "select 1"]
     done = subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PGPASSWORD": "wrong"}, capture_output=True, text=True)
@@ -195,7 +195,7 @@ def test_the_database_wants_the_password(stack: Stack) -> None:
     assert "password authentication failed" in done.stderr
 
 
-def test_no_secret_stands_in_a_list_of_processes_or_in_a_log(stack: Stack) -> None:
+def test_no_secret_is_in_a_process_list_or_a_log(stack: Stack) -> None:
     lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     logs = "".join(path.read_text(errors="replace") for path in stack.folder.glob("*.log"))
     for secret in stack.secrets.values():

@@ -1,4 +1,4 @@
-"""Do the files in docker/ say what they should, as far as a reader can tell? test_compose.py runs them."""
+"""The files in docker/, read but not run (test_compose.py runs them)."""
 
 import json
 import re
@@ -17,29 +17,29 @@ from study.tracking.prometheus import GAUGES, LABELS
 ROOT = DOCKER.parent
 SERVICES, COMPOSE = read_compose()
 KUBERNETES: list[dict[str, Any]] = list(yaml.safe_load_all((DOCKER / "kuberay.yaml").read_text()))
-# A registry's host in an image's name: it holds a dot or a port, or is localhost.
+# A registry's host in an image's name: it has a dot or a port, or is localhost.
 WITH_REGISTRY = re.compile(r"^(localhost|[^/]*[.:][^/]*)/")
 
 
 def options_of_study_run(words: list[str]) -> list[str]:
-    """What follows ``-m study.run``, which has to be there."""
-    place = words.index("study.run")
-    assert words[place - 2 : place] == ["python", "-m"]
-    return words[place + 1 :]
+    """The words after ``python -m study.run``; asserts that these are there."""
+    position = words.index("study.run")
+    assert words[position - 2 : position] == ["python", "-m"]
+    return words[position + 1 :]
 
 
-def test_all_of_our_services_share_one_build() -> None:
+def test_all_services_of_our_image_share_one_build() -> None:
     ours = [service for service in SERVICES.values() if service.built]
     assert {service.name for service in ours} == {"mlflow", "ray-head", "worker", "study"}
     assert len({json.dumps([service.values["image"], service.values["build"]]) for service in ours}) == 1
     build = ours[0].values["build"]
     assert (DOCKER / build["context"] / build["dockerfile"]).resolve() == DOCKER / "Dockerfile"
-    asked = {line.split()[1].split("=")[0] for line in instructions("ARG")}
-    assert build["args"].keys() == asked
+    declared = {line.split()[1].split("=")[0] for line in instructions("ARG")}
+    assert build["args"].keys() == declared
 
 
 @pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
-def test_a_service_listens_on_loopback_and_says_how_it_is(service: Service) -> None:
+def test_a_service_listens_on_loopback_and_has_a_health_check(service: Service) -> None:
     for port in service.values.get("ports", []):
         assert port.startswith("127.0.0.1:")
     assert service.health
@@ -47,28 +47,28 @@ def test_a_service_listens_on_loopback_and_says_how_it_is(service: Service) -> N
     assert service.values.get("network_mode") is None
 
 
-def test_one_variable_opens_all_ports() -> None:
-    opened, _ = read_compose({"BIND_ADDRESS": "192.0.2.1"})
-    ports = [port for service in opened.values() for port in service.values.get("ports", [])]
+def test_one_variable_sets_the_address_of_all_ports() -> None:
+    services, _ = read_compose({"BIND_ADDRESS": "192.0.2.1"})
+    ports = [port for service in services.values() for port in service.values.get("ports", [])]
     assert len(ports) == 4
     assert all(port.startswith("192.0.2.1:") for port in ports)
 
 
-def test_the_example_lists_every_variable_with_its_default() -> None:
-    listed = dict(re.findall(r"^#(\w+)=(.*)$", (DOCKER / ".env.example").read_text(), re.MULTILINE))
+def test_the_example_environment_lists_every_variable_with_its_default() -> None:
+    documented = dict(re.findall(r"^#(\w+)=(.*)$", (DOCKER / ".env.example").read_text(), re.MULTILINE))
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", (DOCKER / "compose.yaml").read_text()))
     own = {"STUDY_UID", "STUDY_GID"}  # written by secrets.sh
-    assert {**listed, "STUDIES": "studies"} == {name: used[name] for name in used if name not in own}
+    assert {**documented, "STUDIES": "studies"} == {name: used[name] for name in used if name not in own}
 
 
-def test_whoever_is_waited_for_can_be_healthy() -> None:
+def test_services_wait_for_others_that_have_a_health_check() -> None:
     for service in SERVICES.values():
         for name in service.needs:
             assert service.values["depends_on"][name] == {"condition": "service_healthy"}
             assert name in SERVICES
 
 
-def test_secrets_are_files_and_nothing_else_holds_one() -> None:
+def test_secrets_are_in_files_only() -> None:
     for name, secret in COMPOSE["secrets"].items():
         assert secret == {"file": f"./secrets/{name}"}
     used = {name for service in SERVICES.values() for name in service.values.get("secrets", [])}
@@ -84,14 +84,14 @@ def test_secrets_are_files_and_nothing_else_holds_one() -> None:
     assert not re.search(r"^[^#]*(PASSWORD|TOKEN|SECRET)", (DOCKER / ".env.example").read_text(), re.MULTILINE)
 
 
-def test_every_ray_node_asks_for_the_token() -> None:
+def test_every_ray_node_requires_the_token() -> None:
     for name in ("ray-head", "worker", "study"):
         environment = SERVICES[name].environment
         assert environment["RAY_AUTH_MODE"] == "token"
         assert environment["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
 
 
-def test_mlflow_answers_to_its_own_names_alone() -> None:
+def test_mlflow_answers_to_its_own_host_names_only() -> None:
     service = SERVICES["mlflow"]
     command = service.words[-1]
     assert '--allowed-hosts "$ALLOWED_HOSTS"' in command
@@ -101,7 +101,7 @@ def test_mlflow_answers_to_its_own_names_alone() -> None:
     assert "mlflow:5000" in service.environment["ALLOWED_HOSTS"]
 
 
-def test_what_is_shared_is_seen_at_the_same_place_by_all() -> None:
+def test_shared_folders_have_the_same_path_everywhere() -> None:
     for name in ("ray-head", "worker", "study"):
         assert "studies:/studies" in SERVICES[name].values["volumes"]
     names = {volume.split(":")[0] for service in SERVICES.values() for volume in service.values.get("volumes", [])}
@@ -118,7 +118,7 @@ def test_the_job_runs_the_study() -> None:
     assert given.storage == "/studies"
 
 
-def test_the_job_takes_more_arguments_than_a_space() -> None:
+def test_the_arguments_of_the_job_can_be_replaced() -> None:
     assert "--space" not in SERVICES["study"].values["entrypoint"]
 
 
@@ -126,23 +126,26 @@ def test_the_job_takes_more_arguments_than_a_space() -> None:
 @pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]], ids="+".join)
 def test_compose_accepts_the_files(files: list[str], tmp_path: Path) -> None:
     command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
-    places = [word for file in files for word in ("-f", str(DOCKER / file))]
+    options = [word for file in files for word in ("-f", str(DOCKER / file))]
     done = subprocess.run(
-        [*command, "--project-directory", str(tmp_path), *places, "config"], capture_output=True, text=True, check=False
+        [*command, "--project-directory", str(tmp_path), *options, "config"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
     assert services["mlflow"]["command"][-1].startswith("PGPASSWORD=")
-    reserved = "deploy" in services["worker"]
-    assert reserved == ("compose.gpu.yaml" in files)
+    reserves_gpus = "deploy" in services["worker"]
+    assert reserves_gpus == ("compose.gpu.yaml" in files)
 
 
 def instructions(name: str) -> list[str]:
-    """The lines of the Dockerfile that begin with ``name``."""
+    """The lines of the Dockerfile that start with the instruction ``name``."""
     return [line for line in (DOCKER / "Dockerfile").read_text().splitlines() if line.split(" ")[0] == name]
 
 
-def test_the_image_is_built_on_what_one_asks_for_and_runs_as_nobody_special() -> None:
+def test_the_image_has_a_replaceable_base_and_an_unprivileged_user() -> None:
     assert instructions("ARG")[0] == "ARG BASE_IMAGE=python:3.11-slim-bookworm"
     assert instructions("FROM") == ["FROM ${BASE_IMAGE}"]
     assert instructions("USER") == ["USER study"]
@@ -151,17 +154,17 @@ def test_the_image_is_built_on_what_one_asks_for_and_runs_as_nobody_special() ->
     assert "ARG UID=1000" in text
 
 
-def test_what_the_image_copies_is_let_through_and_secrets_are_not() -> None:
-    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+def test_the_build_context_has_what_the_image_copies_and_no_secrets() -> None:
+    in_context = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {source for line in instructions("COPY") for source in line.split()[1:-1]}
-    assert copied == let_through
+    assert copied == in_context
     assert all((ROOT / source).exists() for source in copied)
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert {"docker/.env", "docker/secrets/"} <= set(ignored)
 
 
-def test_no_image_names_a_registry() -> None:
+def test_no_image_name_has_a_registry() -> None:
     images = [service.values["image"] for service in SERVICES.values()]
     templates = [rayjob()["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]]
     images += [container["image"] for template in templates for container in template["spec"]["containers"]]
@@ -169,9 +172,9 @@ def test_no_image_names_a_registry() -> None:
 
 
 def rayjob() -> dict[str, Any]:
-    (found,) = [item for item in KUBERNETES if item["kind"] == "RayJob"]
-    assert found["apiVersion"] == "ray.io/v1"
-    return found
+    (job,) = [item for item in KUBERNETES if item["kind"] == "RayJob"]
+    assert job["apiVersion"] == "ray.io/v1"
+    return job
 
 
 def test_the_ray_job_runs_the_study_on_gpus_and_a_shared_folder() -> None:
@@ -201,8 +204,8 @@ def test_the_ray_job_runs_the_study_on_gpus_and_a_shared_folder() -> None:
 
 
 @pytest.mark.kubernetes
-def test_kubernetes_knows_every_field() -> None:
-    """KubeRay's own fields are in no schema here: a pod of each kind is validated, as KubeRay makes it."""
+def test_every_field_is_in_the_schema_of_kubernetes() -> None:
+    """No schema here has KubeRay's own fields, so the pods that KubeRay makes of them are validated."""
     import kubernetes_validate
 
     cluster = rayjob()["spec"]["rayClusterSpec"]
@@ -212,13 +215,13 @@ def test_kubernetes_knows_every_field() -> None:
         kubernetes_validate.validate(item, "1.33", strict=True)
 
 
-def test_grafana_asks_only_for_what_is_exported() -> None:
+def test_grafana_queries_every_exported_gauge_and_nothing_else() -> None:
     dashboard = json.loads((DOCKER / "grafana.json").read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    asked += [variable["query"] for variable in dashboard["templating"]["list"]]
-    names = {name for query in asked for name in re.findall(r"\bray_\w+", query)}
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [variable["query"] for variable in dashboard["templating"]["list"]]
+    names = {name for query in queries for name in re.findall(r"\bray_\w+", query)}
     assert names == {f"ray_{name}" for name in GAUGES}
-    for query in asked:
+    for query in queries:
         for labels in re.findall(r"by \((.*?)\)", query):
             assert set(labels.split(", ")) <= set(LABELS)
         for label in re.findall(r"(\w+)[=!]~?\"", query):
@@ -228,8 +231,8 @@ def test_grafana_asks_only_for_what_is_exported() -> None:
     assert source["url"] == "http://prometheus:9090"
 
 
-def test_prometheus_reads_the_port_that_every_node_exports_on() -> None:
+def test_prometheus_reads_the_port_on_which_every_node_exports() -> None:
     (job,) = yaml.safe_load((DOCKER / "prometheus.yaml").read_text())["scrape_configs"]
-    (found,) = job["dns_sd_configs"]
-    for name in found["names"]:
-        assert f"--metrics-export-port={found['port']}" in SERVICES[name].words
+    (discovery,) = job["dns_sd_configs"]
+    for name in discovery["names"]:
+        assert f"--metrics-export-port={discovery['port']}" in SERVICES[name].words

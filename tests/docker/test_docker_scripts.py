@@ -1,4 +1,4 @@
-"""Do the scripts in docker/ do what they say? Stand-ins for Ray and for the GPUs' tool are first on their path."""
+"""The scripts in docker/, with replacements for ray and nvidia-smi first on their path."""
 
 import os
 import pty
@@ -13,37 +13,37 @@ import pytest
 from compose_file import DOCKER, read_compose
 
 
-def test_scripts_are_shell() -> None:
+def test_the_scripts_are_valid_shell() -> None:
     for path in DOCKER.glob("*.sh"):
         shell = path.read_text().split("\n", 1)[0].rsplit(maxsplit=1)[-1].rsplit("/", 1)[-1].removeprefix("#!")
         subprocess.run([shell, "-n", str(path)], check=True)
         assert os.access(path, os.X_OK)
 
 
-def test_secrets_are_made_once_and_for_their_owner(tmp_path: Path) -> None:
+def test_secrets_are_created_once_and_readable_by_their_owner_only(tmp_path: Path) -> None:
     for name in ("secrets.sh", ".env.example"):
         shutil.copy(DOCKER / name, tmp_path)
     subprocess.run([str(tmp_path / "secrets.sh")], check=True, capture_output=True)
-    made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
-    assert made.keys() == read_compose()[1]["secrets"].keys()
-    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in made.values())
-    assert len(set(made.values())) == len(made)
+    secrets = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert secrets.keys() == read_compose()[1]["secrets"].keys()
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in secrets.values())
+    assert len(set(secrets.values())) == len(secrets)
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "secrets").iterdir())
     owner = (tmp_path / "secrets" / "ray_token").stat().st_uid
     assert owner != 0
     assert f"STUDY_UID={owner}\n" in (tmp_path / ".env").read_text()
     subprocess.run([str(tmp_path / "secrets.sh")], check=True, capture_output=True)
-    assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == made
+    assert {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()} == secrets
 
 
 class Programs:
-    """A folder of stand-ins for programs that a script calls, first on its path."""
+    """A folder of replacements for programs that a script calls, first on its path."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
 
-    def add(self, name: str, script: str) -> None:
+    def write(self, name: str, script: str) -> None:
         (self.folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (self.folder / name).chmod(0o755)
 
@@ -53,11 +53,11 @@ class Programs:
         return subprocess.Popen(words, env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_each_worker_takes_a_gpu_of_its_own_and_one_too_many_is_told(tmp_path: Path) -> None:
+def test_each_worker_gets_its_own_gpu_and_one_too_many_is_refused(tmp_path: Path) -> None:
     programs = Programs(tmp_path / "bin")
-    programs.add("nvidia-smi", "echo 0; echo 1")
-    programs.add("nproc", "echo 8")
-    programs.add("ray", 'echo "$CUDA_VISIBLE_DEVICES $*"; exec sleep 60')
+    programs.write("nvidia-smi", "echo 0; echo 1")
+    programs.write("nproc", "echo 8")
+    programs.write("ray", 'echo "$CUDA_VISIBLE_DEVICES $*"; exec sleep 60')
     started, lines = [], []
     for _ in range(2):
         worker = programs.start(str(DOCKER / "worker.sh"), "head:6379", "--x=1", GPU_LOCKS=str(tmp_path))
@@ -76,25 +76,25 @@ def test_each_worker_takes_a_gpu_of_its_own_and_one_too_many_is_told(tmp_path: P
             worker.communicate(timeout=10)
     command = "start --address=head:6379 --num-cpus=4 --num-gpus=1 --block --x=1"
     assert lines == [f"0 {command}\n", f"1 {command}\n"]
-    freed = programs.start(str(DOCKER / "worker.sh"), "head:6379", GPU_LOCKS=str(tmp_path))
-    assert freed.stdout is not None
-    assert freed.stdout.readline() == "this worker has GPU 0 of 2\n"
-    freed.terminate()
-    freed.communicate(timeout=10)
+    replacement = programs.start(str(DOCKER / "worker.sh"), "head:6379", GPU_LOCKS=str(tmp_path))
+    assert replacement.stdout is not None
+    assert replacement.stdout.readline() == "this worker has GPU 0 of 2\n"
+    replacement.terminate()
+    replacement.communicate(timeout=10)
 
 
-def test_a_worker_without_a_gpu_offers_none(tmp_path: Path) -> None:
+def test_a_worker_on_a_machine_without_gpus_offers_none(tmp_path: Path) -> None:
     programs = Programs(tmp_path / "bin")
-    programs.add("nvidia-smi", "exit 9")
-    programs.add("ray", 'echo "$*"')
+    programs.write("nvidia-smi", "exit 9")
+    programs.write("ray", 'echo "$*"')
     output, _ = programs.start(str(DOCKER / "worker.sh"), "head:6379", WORKER_CPUS="3").communicate(timeout=10)
     assert output == "start --address=head:6379 --num-cpus=3 --num-gpus=0 --block\n"
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_a_command_that_joined_ends_with_its_own_exit_code_and_takes_its_node_along(tmp_path: Path, code: int) -> None:
+def test_join_ends_with_the_exit_code_of_its_command_and_stops_its_node(tmp_path: Path, code: int) -> None:
     programs = Programs(tmp_path / "bin")
-    programs.add("ray", f'echo "$*" > {tmp_path}/node; trap "echo left >> {tmp_path}/node; exit" TERM; '
+    programs.write("ray", f'echo "$*" > {tmp_path}/node; trap "echo left >> {tmp_path}/node; exit" TERM; '
                         "while :; do sleep 0.1; done")  # fmt: skip
     process = programs.start(str(DOCKER / "join.sh"), "head:6379", "sh", "-c", f"sleep 0.5; exit {code}")
     process.communicate(timeout=20)
@@ -102,41 +102,41 @@ def test_a_command_that_joined_ends_with_its_own_exit_code_and_takes_its_node_al
     assert (tmp_path / "node").read_text() == "start --address=head:6379 --num-cpus=0 --num-gpus=0 --block\nleft\n"
 
 
-# Says which signals it has got, a second after the first.
-COUNTS = """
+# Prints the signals that it has received, a second after the first one.
+SIGNAL_PRINTER = """
 import signal, time
-got = []
+received = []
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, _: got.append(signal.Signals(number).name))
+    signal.signal(number, lambda number, _: received.append(signal.Signals(number).name))
 print("ready", flush=True)
-while not got:
+while not received:
     time.sleep(0.1)
 time.sleep(1)
-print(*got, flush=True)
+print(*received, flush=True)
 raise SystemExit(7)
 """
 
 
-@pytest.mark.parametrize("by", ["SIGINT", "SIGTERM", "Ctrl-C"])
-def test_a_signal_reaches_the_command_once_which_may_take_its_time(tmp_path: Path, by: str) -> None:
+@pytest.mark.parametrize("cause", ["SIGINT", "SIGTERM", "Ctrl-C"])
+def test_join_passes_a_signal_on_once_and_waits_for_its_command(tmp_path: Path, cause: str) -> None:
     programs = Programs(tmp_path / "bin")
-    programs.add("ray", f"while :; do sleep 0.1; echo there > {tmp_path}/node; done")
+    programs.write("ray", f"while :; do sleep 0.1; echo there > {tmp_path}/node; done")
     ours, theirs = pty.openpty()
-    command = [str(DOCKER / "join.sh"), "head:6379", sys.executable, "-c", COUNTS]
+    command = [str(DOCKER / "join.sh"), "head:6379", sys.executable, "-c", SIGNAL_PRINTER]
     process = subprocess.Popen(
-        ["setsid", "--ctty", "--wait", *command] if by == "Ctrl-C" else command,
+        ["setsid", "--ctty", "--wait", *command] if cause == "Ctrl-C" else command,
         env={**os.environ, "PATH": f"{programs.folder}:{os.environ['PATH']}"}, stdin=theirs, stdout=theirs,
         stderr=theirs,
-        # A shell cannot trap what its parents ignore, as those of a job in the background do.
+        # A shell cannot trap a signal that its parents ignore, as those of a background job do.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     os.close(theirs)
     try:
         assert os.read(ours, 100).strip() == b"ready"
-        if by == "Ctrl-C":
+        if cause == "Ctrl-C":
             os.write(ours, b"\x03")
         else:
-            process.send_signal(signal.Signals[by])
+            process.send_signal(signal.Signals[cause])
         assert process.wait(timeout=20) == 7
         assert os.read(ours, 100).strip().removeprefix(b"^C").strip() == b"SIGTERM"
     finally:

@@ -1,4 +1,4 @@
-"""docker/slurm.sh with a real Ray, on a machine that stands for Slurm's one node."""
+"""docker/slurm.sh with a real Ray, on this machine as Slurm's only node."""
 
 import os
 import re
@@ -14,8 +14,8 @@ import yaml
 from compose_file import DOCKER
 
 from study.plan.cell_results import cell_results
-from study.plan.plan import from_json
-from study.records import StudyFolder
+from study.plan.plan import read_plan
+from study.storage import StudyFolder
 
 pytestmark = [pytest.mark.slow]
 
@@ -26,7 +26,7 @@ SPACE = {
     "axes": {"model": ["tiny-bert"], "seed": [0]},
     "run": {"checkpoint_every_minutes": 0.001},
 }
-# srun runs what follows its options; this machine's address is one that nobody else reaches.
+# srun runs the words after its options; the node's address is one that only this machine can reach.
 SRUN = """#!/bin/sh
 while [ "${1#--}" != "$1" ]; do shift; done
 case "$*" in *get_node_ip_address*) echo 127.0.0.1 ;; *) exec "$@" ;; esac
@@ -34,7 +34,7 @@ case "$*" in *get_node_ip_address*) echo 127.0.0.1 ;; *) exec "$@" ;; esac
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Hand the script to a Slurm that is this machine."""
+    """Run the script as Slurm would on this machine."""
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
     for name, script in {"srun": SRUN, "scontrol": "#!/bin/sh\necho here\n"}.items():
@@ -58,19 +58,19 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def states(folder: Path) -> list[str]:
     study = StudyFolder(folder / "studies" / "small")
-    plan = study.plan()
+    plan = read_plan(study)
     assert plan is not None
-    return [result.state for result in cell_results(study, from_json(plan))]
+    return [result.state for result in cell_results(study, plan)]
 
 
-def test_a_job_trains_the_study_and_leaves_nothing_but_it(tmp_path: Path) -> None:
+def test_a_job_trains_the_study_and_leaves_neither_processes_nor_its_token(tmp_path: Path) -> None:
     process = start(tmp_path)
     family: list[psutil.Process] = []
-    until = time.monotonic() + 120
-    while not (tokens := list((tmp_path / "studies").glob(".ray-token-*"))) and time.monotonic() < until:
+    deadline = time.monotonic() + 120
+    while not (tokens := list((tmp_path / "studies").glob(".ray-token-*"))) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert tokens[0].stat().st_mode & 0o077 == 0
-    while process.poll() is None and time.monotonic() < until:
+    while process.poll() is None and time.monotonic() < deadline:
         family = psutil.Process(process.pid).children(recursive=True) or family
         time.sleep(1)
     output, _ = process.communicate(timeout=120)
@@ -81,12 +81,12 @@ def test_a_job_trains_the_study_and_leaves_nothing_but_it(tmp_path: Path) -> Non
     assert not [member for member in alive if re.search("ray", member.name())]
 
 
-def test_a_job_whose_time_is_over_saves_and_goes_on(tmp_path: Path) -> None:
+def test_a_job_whose_time_is_over_saves_and_a_later_one_resumes(tmp_path: Path) -> None:
     process = start(tmp_path, "--set", "epochs=30")
-    until = time.monotonic() + 120
+    deadline = time.monotonic() + 120
     while not any(path.stat().st_size for path in tmp_path.glob("studies/small/trajectories/*/history.jsonl")):
         assert process.poll() is None
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)

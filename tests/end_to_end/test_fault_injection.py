@@ -1,4 +1,4 @@
-"""Processes are killed, disks are full, nodes are lost: every cell ends as in an undisturbed study, and once."""
+"""Killed processes, full disks and lost nodes: every cell still ends once, as in an undisturbed study."""
 
 import os
 import random
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ray_cluster import Cluster, cluster, family, kill, training, wait_until
+from ray_cluster import Cluster, family, kill_processes, open_cluster, training_workers, wait_until
 from servers import MlflowServer
 from study_process import Study, assert_mirrored_once, assert_same_records
 
@@ -32,30 +32,30 @@ def make_study(folder: Path) -> Study:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """What the others are compared with."""
+    """The study that the others are compared with."""
     study = make_study(tmp_path_factory.mktemp("undisturbed"))
     study.run()
     return study
 
 
 def kill_workers(study: Study, *, times: int, seed: int) -> None:
-    """Run a study, of which a worker dies now and then."""
+    """Run a study, and kill one of its workers at random times."""
     rng = random.Random(seed)
     process = study.start()
     killed = 0
     while process.poll() is None:
         time.sleep(rng.uniform(0.05, 2.0))
-        workers = training(process.pid)
+        workers = training_workers(process.pid)
         if workers and killed < times:
-            kill([rng.choice(workers)])
+            kill_processes([rng.choice(workers)])
             killed += 1
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    assert killed == times, "the study was over too soon"
+    assert killed == times, "the study ended too soon"
 
 
 @pytest.mark.parametrize(("times", "seed"), [(2, 0), pytest.param(20, 1, marks=pytest.mark.slow)])
-def test_workers_that_are_killed_change_nothing(undisturbed: Study, tmp_path: Path, times: int, seed: int) -> None:
+def test_killed_workers_change_no_record(undisturbed: Study, tmp_path: Path, times: int, seed: int) -> None:
     study = make_study(tmp_path / "killed")
     kill_workers(study, times=times, seed=seed)
     assert_same_records(study, undisturbed)
@@ -63,14 +63,14 @@ def test_workers_that_are_killed_change_nothing(undisturbed: Study, tmp_path: Pa
 
 
 def kill_drivers(study: Study, *, times: int, seed: int) -> None:
-    """Start a study again and again, and kill it each time; then let it run to its end."""
+    """Start a study and kill its driver, ``times`` times; then run it to its end."""
     rng = random.Random(seed)
     ended: dict[Path, bytes] = {}
-    left: list[psutil.Process] = []
+    orphans: list[psutil.Process] = []
     for _ in range(times):
         process = study.start()
         time.sleep(rng.uniform(1.0, 14.0))
-        left += family(process.pid)[1:]
+        orphans += family(process.pid)[1:]
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert process.stdout is not None
@@ -79,11 +79,11 @@ def kill_drivers(study: Study, *, times: int, seed: int) -> None:
         ended = study.histories_of_ended()
     study.run()
     assert ended.items() <= study.histories_of_ended().items()
-    wait_until(lambda: not any(one.is_running() for one in left))
+    wait_until(lambda: not any(orphan.is_running() for orphan in orphans))
 
 
 @pytest.mark.parametrize(("times", "seed"), [(1, 4), pytest.param(10, 3, marks=pytest.mark.slow)])
-def test_a_driver_that_is_killed_loses_nothing(undisturbed: Study, tmp_path: Path, times: int, seed: int) -> None:
+def test_a_killed_driver_loses_no_record(undisturbed: Study, tmp_path: Path, times: int, seed: int) -> None:
     study = make_study(tmp_path / "killed")
     kill_drivers(study, times=times, seed=seed)
     assert_same_records(study, undisturbed)
@@ -91,7 +91,7 @@ def test_a_driver_that_is_killed_loses_nothing(undisturbed: Study, tmp_path: Pat
 
 
 def interrupt(study: Study, *signals: signal.Signals) -> str:
-    """Start a study and send it signals, once it trains; returns what it printed."""
+    """Start a study and send it signals once it trains; returns what it printed."""
     process = study.start()
     wait_until(lambda: any(study.histories().values()) or process.poll() is not None, seconds=120)
     for number in signals:
@@ -103,10 +103,10 @@ def interrupt(study: Study, *signals: signal.Signals) -> str:
     return output
 
 
-def test_a_second_ctrl_c_ends_it_at_once_and_loses_nothing_that_was_saved(undisturbed: Study, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_stops_at_once_and_loses_no_saved_record(undisturbed: Study, tmp_path: Path) -> None:
     study = make_study(tmp_path / "twice")
     output = interrupt(study, signal.SIGINT, signal.SIGINT)
-    assert "to go on:" in output
+    assert "to resume:" in output
     study.run()
     assert_same_records(study, undisturbed)
     assert_mirrored_once(study)
@@ -115,13 +115,13 @@ def test_a_second_ctrl_c_ends_it_at_once_and_loses_nothing_that_was_saved(undist
 @pytest.fixture
 def server(tmp_path: Path, free_port: int) -> Iterator[MlflowServer]:
     """A tracking server that is not started yet."""
-    made = MlflowServer(tmp_path, free_port)
-    yield made
-    made.kill()
+    server = MlflowServer(tmp_path, free_port)
+    yield server
+    server.kill()
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_does_not_hold_up_the_study_and_gets_everything_later(
+def test_a_server_that_dies_does_not_delay_the_study_and_is_synced_later(
     undisturbed: Study, tmp_path: Path, server: MlflowServer
 ) -> None:
     server.start()
@@ -143,26 +143,26 @@ def test_a_server_that_dies_does_not_hold_up_the_study_and_gets_everything_later
         assert_mirrored_once(study, server.uri)
 
 
-def test_a_server_that_was_never_there_does_not_hold_up_the_study(tmp_path: Path, server: MlflowServer) -> None:
+def test_a_server_that_never_answered_does_not_delay_the_study(tmp_path: Path, server: MlflowServer) -> None:
     study = Study(tmp_path / "alone")
     output = study.run("--set", "epochs=1", "--tracking-uri", server.uri)
     assert f"python -m study.sync {study.results().path}" in output
     assert [result.state for result in cell_results(study.results(), study.plan())] == ["complete"] * 4
 
 
-def test_what_was_damaged_on_disk_is_left_and_the_study_goes_on(undisturbed: Study, tmp_path: Path) -> None:
+def test_a_study_resumes_although_files_on_disk_are_damaged(undisturbed: Study, tmp_path: Path) -> None:
     study = make_study(tmp_path / "damaged")
     interrupt(study, signal.SIGTERM)
-    for path in (study.results().path / "ray").rglob("*"):
+    for path in study.results().tune.rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:100])
     folders = sorted((study.results().path / "trajectories").iterdir())
-    for folder, kept in zip(folders, (0, -10), strict=True):
+    for folder, length in zip(folders, (0, -10), strict=True):
         with (folder / "history.jsonl").open("ab") as file:
             file.write(b'{"kind": "epoch", "examples_se')
-        saved = sorted((folder / "checkpoints").rglob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
-        if saved:
-            saved[-1].write_bytes(saved[-1].read_bytes()[:kept])
+        checkpoints = sorted((folder / "checkpoints").rglob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+        if checkpoints:
+            checkpoints[-1].write_bytes(checkpoints[-1].read_bytes()[:length])
     study.run()
     assert_same_records(study, undisturbed)
     assert_mirrored_once(study)
@@ -170,33 +170,37 @@ def test_what_was_damaged_on_disk_is_left_and_the_study_goes_on(undisturbed: Stu
 
 @pytest.fixture
 def two_nodes(tmp_path: Path, free_port: int) -> Iterator[Cluster]:
-    """A cluster of two nodes, each with room for one trajectory."""
-    with cluster(tmp_path, free_port) as made:
-        made.add("--num-cpus=1")
-        made.add("--num-cpus=1")
-        yield made
+    """A cluster of two nodes, each with room for one trajectory and, as far as Ray knows, with a GPU."""
+    with open_cluster(tmp_path, free_port) as nodes:
+        nodes.start_node("--num-cpus=1", "--num-gpus=1")
+        nodes.start_node("--num-cpus=1", "--num-gpus=1")
+        yield nodes
 
 
-def test_a_node_that_is_lost_takes_nothing_with_it(undisturbed: Study, tmp_path: Path, two_nodes: Cluster) -> None:
+def test_a_lost_node_loses_no_record(undisturbed: Study, tmp_path: Path, two_nodes: Cluster) -> None:
+    """The trajectories ask for ``gpu: auto``, which is one GPU on such a cluster."""
     study = make_study(tmp_path / "two nodes")
+    study.space["run"]["gpu"] = "auto"
     process = study.start("--address", two_nodes.address)
     lost = two_nodes.nodes[1]
-    wait_until(lambda: training(lost.pid) and len(study.histories()) == 2, seconds=120)
-    kill(family(lost.pid))
+    wait_until(lambda: training_workers(lost.pid) and len(study.histories()) == 2, seconds=120)
+    kill_processes(family(lost.pid))
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert_same_records(study, undisturbed)
     assert_mirrored_once(study)
+    outcomes = [study.results().trajectory(trajectory.id).outcome() for trajectory in study.plan().trajectories]
+    assert [outcome.gpus for outcome in outcomes if outcome is not None] == [1.0, 1.0]
 
 
 @pytest.mark.namespaces
-def test_storage_that_a_node_does_not_see_is_refused(tmp_path: Path, free_port: int) -> None:
+def test_a_storage_that_one_node_does_not_see_is_refused(tmp_path: Path, free_port: int) -> None:
     study = Study(tmp_path / "unshared")
     (study.folder / "studies").mkdir(parents=True)
     hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(study.folder / "studies")]
-    with cluster(tmp_path, free_port) as nodes:
-        nodes.add("--num-cpus=1")
-        nodes.add("--num-cpus=1", wrapper=hidden)
+    with open_cluster(tmp_path, free_port) as nodes:
+        nodes.start_node("--num-cpus=1")
+        nodes.start_node("--num-cpus=1", wrapper=hidden)
         output = study.run("--address", nodes.address, exits=2)
     assert "does not see" in output
     assert "give a folder that all nodes share" in output
@@ -204,18 +208,18 @@ def test_storage_that_a_node_does_not_see_is_refused(tmp_path: Path, free_port: 
 
 
 @pytest.mark.namespaces
-def test_a_disk_without_room_for_the_data_is_told_of_and_nothing_is_left_on_it(tmp_path: Path) -> None:
+def test_a_disk_too_small_for_the_data_is_reported_and_left_clean(tmp_path: Path) -> None:
     study = Study(tmp_path / "no-room")
     (study.folder / "studies").mkdir(parents=True)
     script = 'mount -t tmpfs -o size=60k tmpfs studies && "$@"; echo "exit code $?"; ls -a studies/.encoded'
     output = study.run(wrapper=["unshare", "-m", "sh", "-c", script, "sh"])
-    assert "there is no room left on the disk" in output
+    assert "no space left on device" in output
     assert output.splitlines()[-3:] == ["exit code 2", ".", ".."]
 
 
 @pytest.mark.slow
 @pytest.mark.namespaces
-def test_a_full_disk_is_told_of_and_the_study_goes_on_once_there_is_room(undisturbed: Study, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_the_study_resumes_once_there_is_space(undisturbed: Study, tmp_path: Path) -> None:
     study = make_study(tmp_path / "full")
     study.space["run"]["max_failures"] = 0
     (study.folder / "studies").mkdir(parents=True)
@@ -234,13 +238,13 @@ def test_a_full_disk_is_told_of_and_the_study_goes_on_once_there_is_room(undistu
 
 
 @pytest.mark.slow
-def test_what_always_fails_is_tried_as_often_as_the_space_says(tmp_path: Path) -> None:
+def test_a_trajectory_that_always_fails_is_tried_as_often_as_the_space_says(tmp_path: Path) -> None:
     study = Study(tmp_path / "failing")
     study.space["axes"] = {"model": ["tiny-bert"]}
     study.run("--set", "epochs=1", "--set", "name=first")
     config = study.results("first").trajectory(study.plan("first").trajectories[0].id).config()
     assert config is not None
-    (Path(config["encoded"]) / "train-labels.npy").write_bytes(b"no array")
+    (Path(config.encoded) / "train-labels.npy").write_bytes(b"not an array")
     output = study.run("--set", "run.max_failures=2", exits=1)
     assert [result.state for result in cell_results(study.results(), study.plan())] == ["failed"]
     assert "tried 3 times" in output

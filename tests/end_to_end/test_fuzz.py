@@ -1,4 +1,4 @@
-"""Inputs made by chance: read, or refused in lines that say where, soon, and nothing else."""
+"""Random inputs are read, or refused in lines that say where the error is; both within seconds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from places import ROOT
 
-from study.data import files as datafile
+from study.data import files
+from study.errors import SpaceError
 from study.settings import Data, Reference, Run
-from study.space.diagnostics import SpaceError
 from study.space.reader import TOP_KEYS, read
 from study.space.setting_values import SETTING_KEYS
 
@@ -25,7 +25,7 @@ SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 
 
 def fuzz(examples: int) -> Callable[[Any], Any]:
-    """So many examples; the same ones each time, since a fault found by chance is one that another change gets."""
+    """The same ``examples`` examples each time, so that a new failure is due to a change of the code."""
     return settings(
         max_examples=examples,
         deadline=None,
@@ -36,13 +36,15 @@ def fuzz(examples: int) -> Callable[[Any], Any]:
     )
 
 
-# Bytes taken away, doubled, exchanged and put in.
-def changed(original: bytes) -> st.SearchStrategy[bytes]:
+def mutations(original: bytes) -> st.SearchStrategy[bytes]:
+    """``original`` with up to four parts deleted, doubled, exchanged or inserted."""
     position = st.integers(0, len(original))
-    some = st.one_of(
+    inserted = st.one_of(
         st.binary(min_size=1, max_size=4), st.sampled_from([b"[", b"{", b"- ", b"\n", b": ", b"&a ", b'"'])
     )
-    change = st.tuples(st.sampled_from(["delete", "double", "exchange", "insert"]), position, st.integers(1, 40), some)
+    change = st.tuples(
+        st.sampled_from(["delete", "double", "exchange", "insert"]), position, st.integers(1, 40), inserted
+    )
 
     def apply(changes: list[tuple[str, int, int, bytes]]) -> bytes:
         content = original
@@ -70,7 +72,7 @@ def read_or_refused(path: Path, **options: Any) -> None:
 
 
 SPACE_BYTES = st.one_of(
-    st.sampled_from(SPACES).flatmap(lambda path: changed(path.read_bytes())), st.binary(max_size=200)
+    st.sampled_from(SPACES).flatmap(lambda path: mutations(path.read_bytes())), st.binary(max_size=200)
 )
 WORDS = st.one_of(
     st.text(max_size=12),
@@ -133,10 +135,10 @@ def file_of_bytes(folder: Path, suffix: str, content: bytes) -> None:
     path = folder / f"data.{suffix}"
     path.write_bytes(content)
     with contextlib.suppress(ValueError, OSError):
-        _, columns = datafile.describe(path)
-        texts, labels = datafile.read(path, text_column="text", label_column="label")
+        _, columns = files.describe(path)
+        texts, labels = files.read(path, text_column="text", label_column="label")
         assert {"text", "label"} <= set(columns)
-        checked, classes = datafile.check(texts, labels, label_values=(0, 1))
+        checked, classes = files.check(texts, labels, label_values=(0, 1))
         assert len(checked) == len(classes) > 1
 
 
@@ -145,47 +147,49 @@ FILES = pytest.mark.parametrize(("suffix", "good"), [("csv", GOOD_CSV), ("jsonl"
 
 @fuzz(400)
 @given(content=SPACE_BYTES)
-def test_any_change_of_a_space(tmp_path: Path, content: bytes) -> None:
+def test_mutated_spaces_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
     space_of_bytes(tmp_path, content)
 
 
 @fuzz(200)
 @given(document=DOCUMENTS)
-def test_any_values_under_known_keys(tmp_path: Path, document: dict[str, Any]) -> None:
+def test_random_values_under_known_keys_are_read_or_refused(tmp_path: Path, document: dict[str, Any]) -> None:
     space_of_values(tmp_path, document)
 
 
 @fuzz(300)
 @given(set_=OPTIONS, only=OPTIONS, data=st.none() | WORDS)
-def test_any_options(tmp_path: Path, set_: list[str], only: list[str], data: str | None) -> None:
+def test_random_options_are_read_or_refused(tmp_path: Path, set_: list[str], only: list[str], data: str | None) -> None:
     space_of_options(tmp_path, set_, only, data)
 
 
 @FILES
 @fuzz(300)
 @given(data=st.data())
-def test_any_change_of_a_data_file(tmp_path: Path, suffix: str, good: bytes, data: st.DataObject) -> None:
-    file_of_bytes(tmp_path, suffix, data.draw(changed(good)))
+def test_mutated_data_files_are_read_or_refused(tmp_path: Path, suffix: str, good: bytes, data: st.DataObject) -> None:
+    file_of_bytes(tmp_path, suffix, data.draw(mutations(good)))
 
 
 @pytest.mark.slow
 @fuzz(10_000)
 @given(content=SPACE_BYTES)
-def test_many_changes_of_a_space(tmp_path: Path, content: bytes) -> None:
+def test_many_mutated_spaces_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
     space_of_bytes(tmp_path, content)
 
 
 @pytest.mark.slow
 @fuzz(5_000)
 @given(document=DOCUMENTS)
-def test_many_values_under_known_keys(tmp_path: Path, document: dict[str, Any]) -> None:
+def test_many_random_values_under_known_keys_are_read_or_refused(tmp_path: Path, document: dict[str, Any]) -> None:
     space_of_values(tmp_path, document)
 
 
 @pytest.mark.slow
 @fuzz(5_000)
 @given(set_=OPTIONS, only=OPTIONS, data=st.none() | WORDS)
-def test_many_options(tmp_path: Path, set_: list[str], only: list[str], data: str | None) -> None:
+def test_many_random_options_are_read_or_refused(
+    tmp_path: Path, set_: list[str], only: list[str], data: str | None
+) -> None:
     space_of_options(tmp_path, set_, only, data)
 
 
@@ -193,5 +197,7 @@ def test_many_options(tmp_path: Path, set_: list[str], only: list[str], data: st
 @FILES
 @fuzz(10_000)
 @given(data=st.data())
-def test_many_changes_of_a_data_file(tmp_path: Path, suffix: str, good: bytes, data: st.DataObject) -> None:
-    file_of_bytes(tmp_path, suffix, data.draw(changed(good)))
+def test_many_mutated_data_files_are_read_or_refused(
+    tmp_path: Path, suffix: str, good: bytes, data: st.DataObject
+) -> None:
+    file_of_bytes(tmp_path, suffix, data.draw(mutations(good)))

@@ -1,4 +1,4 @@
-"""A search as its user runs it: killed and gone on with, cut and continued, grown."""
+"""A search as a user runs it: killed and resumed, pruned and completed, extended."""
 
 import json
 import os
@@ -36,60 +36,63 @@ def make_study(folder: Path, **search: Any) -> Study:
     return Study(folder, space)
 
 
-def trials(study: Study, group: str) -> list[optuna.trial.FrozenTrial]:
-    """What Optuna's file holds of one search."""
-    storage = f"sqlite:///{study.results().path / 'optuna.db'}"
+def optuna_trials(study: Study, group: str) -> list[optuna.trial.FrozenTrial]:
+    """The trials of one search in Optuna's file."""
+    storage = f"sqlite:///{study.results().optuna_file}"
     return optuna.load_study(study_name=f"small · {group}", storage=storage).trials
 
 
 def assert_whole(study: Study, number: int) -> None:
-    """Each model has this many trials, all of them told to Optuna, and each of their cells is complete and mirrored."""
+    """Assert that each model has ``number`` trials, complete in Optuna, whose cells are complete and mirrored."""
     plan = study.plan()
     assert not plan.open
     for model in ("tiny-bert", "tiny-roberta"):
-        held = trials(study, model)
-        assert [trial.number for trial in held] == [t.number for t in plan.trials if t.group == model]
-        assert {trial.state.name for trial in held} == {"COMPLETE"}
-        assert len({t.cells for t in plan.trials if t.group == model}) == number
+        trials = optuna_trials(study, model)
+        assert [trial.number for trial in trials] == [trial.number for trial in plan.trials if trial.group == model]
+        assert {trial.state.name for trial in trials} == {"COMPLETE"}
+        assert len({trial.cells for trial in plan.trials if trial.group == model}) == number
     assert {result.state for result in cell_results(study.results(), plan)} == {"complete"}
     assert_mirrored_once(study)
 
 
 def kill_drivers(study: Study, *, times: int, seed: int) -> None:
-    """Start a search again and again, and kill it each time; then let it run to its end."""
+    """Start a search and kill its driver, ``times`` times; then run it to its end."""
+
+    def choices() -> list[Any]:
+        return [(trial.number, trial.params) for trial in optuna_trials(study, "tiny-bert")]
+
     rng = random.Random(seed)
     ended: dict[Path, bytes] = {}
-    chosen: list[Any] = []
+    earlier: list[Any] = []
     for _ in range(times):
         process = study.start()
         wait_until(lambda: study.histories() or process.poll() is not None, seconds=120)  # noqa: B023
         time.sleep(rng.uniform(0.0, 8.0))
-        left = family(process.pid)[1:]
+        orphans = family(process.pid)[1:]
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
         assert ended.items() <= study.histories_of_ended().items()
         ended = study.histories_of_ended()
-        held = [(trial.number, trial.params) for trial in trials(study, "tiny-bert")]
-        assert held[: len(chosen)] == chosen
-        chosen = held
+        assert choices()[: len(earlier)] == earlier
+        earlier = choices()
     study.run()
-    assert chosen
-    assert chosen == [(trial.number, trial.params) for trial in trials(study, "tiny-bert")][: len(chosen)]
+    assert earlier
+    assert choices()[: len(earlier)] == earlier
     assert ended.items() <= study.histories_of_ended().items()
-    wait_until(lambda: not any(one.is_running() for one in left))
+    wait_until(lambda: not any(orphan.is_running() for orphan in orphans))
 
 
 @pytest.mark.faults
-def test_a_search_is_killed_and_ends(tmp_path: Path) -> None:
+def test_a_killed_search_resumes_and_ends(tmp_path: Path) -> None:
     study = make_study(tmp_path / "killed", method="optuna", trials=2)
     kill_drivers(study, times=1, seed=0)
     assert_whole(study, 2)
 
 
 @pytest.mark.slow
-def test_a_search_grows(tmp_path: Path) -> None:
+def test_more_trials_extend_a_search(tmp_path: Path) -> None:
     study = make_study(tmp_path / "grown", method="optuna", trials=2)
     study.run()
     before = study.histories()
@@ -103,7 +106,7 @@ def test_a_search_grows(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_a_search_that_is_killed_ten_times_is_equal_to_one_that_is_not(tmp_path: Path) -> None:
+def test_a_search_killed_ten_times_equals_an_undisturbed_one(tmp_path: Path) -> None:
     killed, undisturbed = (make_study(tmp_path / name, trials=4) for name in ("killed", "undisturbed"))
     undisturbed.run()
     kill_drivers(killed, times=10, seed=1)
@@ -113,34 +116,37 @@ def test_a_search_that_is_killed_ten_times_is_equal_to_one_that_is_not(tmp_path:
 
 
 @pytest.mark.slow
-def test_what_is_cut_is_named_and_goes_on_once_nothing_cuts_any_more(tmp_path: Path) -> None:
-    study = make_study(tmp_path / "cut", trials=3, objective="loss", scheduler={"name": "asha", "reduction_factor": 2})
+def test_pruned_trajectories_are_named_and_resume_without_the_scheduler(tmp_path: Path) -> None:
+    study = make_study(
+        tmp_path / "pruned", trials=3, objective="loss", scheduler={"name": "asha", "reduction_factor": 2}
+    )
     study.space["axes"] |= {"early_stopping": ["none"], "seed": [0]}
     output = study.run()
-    assert "scheduler  asha: cuts what does badly" in output
+    assert "scheduler  asha: stops poor trials early" in output
     names = {trajectory.id: trajectory.name for trajectory in study.plan().trajectories}
     results = cell_results(study.results(), study.plan())
-    cut = {result.cell.id: result for result in results if result.stop_reason == "cut"}
-    assert cut
-    for result in cut.values():
+    pruned = {result.cell.id: result for result in results if result.stop_reason == "cut"}
+    assert pruned
+    for result in pruned.values():
         assert result.last is not None
         assert result.last.epoch < 4
-        assert f"{names[result.cell.trajectory]}  cut, " in output
+        assert f"{names[result.cell.trajectory]}  pruned, " in output
     assert not list(study.results().path.glob("trajectories/*/checkpoints/*"))
     assert_mirrored_once(study)
-    told = {run.data.tags["cell"] for run in study.runs() if run.data.tags["stop_reason"] == "cut"}
-    assert told == cut.keys()
+    mirrored_as_pruned = {run.data.tags["cell"] for run in study.runs() if run.data.tags["stop_reason"] == "cut"}
+    assert mirrored_as_pruned == pruned.keys()
     numbers = {id_: str(trial.number) for trial in study.plan().trials for id_ in trial.cells}
     assert {run.data.tags["cell"]: run.data.tags["trial"] for run in study.runs()} == numbers
     output = study.run("--set", "search.scheduler=none")
-    assert f"{6 - len(cut)} of them done" in output
-    whole = cell_results(study.results(), study.plan())
-    assert {(result.stop_reason, result.last and result.last.epoch) for result in whole} == {("epochs exhausted", 4)}
+    assert f"{6 - len(pruned)} of them done" in output
+    complete = cell_results(study.results(), study.plan())
+    ends = {(result.stop_reason, result.last and result.last.epoch) for result in complete}
+    assert ends == {("epochs exhausted", 4)}
     assert_whole(study, 3)
-    chosen = {result.cell.id: result.chosen for result in whole}
+    selected = {result.cell.id: result.chosen for result in complete}
     for run in study.runs():
-        epoch = chosen[run.data.tags["cell"]]
+        epoch = selected[run.data.tags["cell"]]
         assert epoch is not None
         assert run.data.tags["stop_reason"] == "epochs exhausted"
-        assert run.data.metrics["test/accuracy"] == epoch.test_accuracy
+        assert run.data.metrics["test/accuracy"] == epoch.test_score("accuracy")
         assert run.data.metrics["chosen/epoch"] == epoch.epoch

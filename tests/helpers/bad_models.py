@@ -115,7 +115,7 @@ SEEN: Mapping[str, tuple[Break, str]] = {
     "config links in a circle": (a_link(CONFIG, CONFIG), "has no config.json"),
     "config unreadable": (a_link(CONFIG, "/proc/self/mem"), "config.json is not a readable file"),
     "config empty": (write(CONFIG, b""), "config.json is not JSON"),
-    "config a list": (write(CONFIG, b"[1, 2]"), "config.json is not a JSON object; did save_pretrained write the folder?"),
+    "config a list": (write(CONFIG, b"[1, 2]"), "config.json is not a JSON object; did save_pretrained"),
     "config cut short": (cut(CONFIG, 100), "config.json is not JSON"),
     "config not UTF-8": (write(CONFIG, b'{"model_type": "b\xe9rt"}'), "config.json is not UTF-8"),
     "config deep": (write(CONFIG, b'{"a": ' + b"[" * 100_000), "config.json is not JSON"),

@@ -1,4 +1,4 @@
-"""Held against the library's Trainer: the same weights and batches, without dropout, in float32."""
+"""The loop against the library's Trainer: the same weights and batches, without dropout, in float32."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +16,12 @@ from study.training.batches import epoch_order
 from study.training.loop import FineTuning
 
 BATCH, STEPS = 8, 50
-# The fiftieth and last batch of the one epoch holds five examples.
+# The fiftieth and last batch of the epoch has five examples.
 TRAIN = BATCH * (STEPS - 1) + 5
 
 
 class InOrder(transformers.Trainer):
-    """A Trainer that takes its examples in the order in which it is given them."""
+    """A Trainer that keeps the order of its examples."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         examples: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -29,13 +29,13 @@ class InOrder(transformers.Trainer):
 
 
 class BeforeStep(transformers.TrainerCallback):
-    """Calls a function when an optimizer step's gradient is complete."""
+    """Calls a function with the model when an optimizer step's gradient is complete."""
 
-    def __init__(self, look: Callable[[Any], None]) -> None:
-        self.look = look
+    def __init__(self, inspect: Callable[[Any], None]) -> None:
+        self.inspect = inspect
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        self.look(given["model"])
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
+        self.inspect(objects["model"])
 
 
 def make_trainer(
@@ -47,7 +47,7 @@ def make_trainer(
     schedule: str,
     batch: int = BATCH,
     accumulate: int = 1,
-    look: Callable[[Any], None] = lambda _: None,
+    inspect: Callable[[Any], None] = lambda _: None,
 ) -> InOrder:
     """A Trainer of the library's own model with the loop's weights, on the loop's first epoch."""
     automatic: Any = transformers.AutoModelForSequenceClassification
@@ -62,48 +62,48 @@ def make_trainer(
         }
         for row in order
     ]
-    chosen = loop.settings
+    settings = loop.settings
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         use_cpu=True,
         num_train_epochs=1,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulate,
-        learning_rate=chosen.learning_rate,
+        learning_rate=settings.learning_rate,
         lr_scheduler_type=schedule,
-        weight_decay=chosen.weight_decay,
-        adam_beta1=chosen.adam_betas[0],
-        adam_beta2=chosen.adam_betas[1],
-        adam_epsilon=chosen.adam_eps,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.adam_betas[0],
+        adam_beta2=settings.adam_betas[1],
+        adam_epsilon=settings.adam_eps,
         max_grad_norm=clip or 0.0,
-        seed=chosen.seed,
+        seed=settings.seed,
         save_strategy="no",
         logging_strategy="no",
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    return InOrder(model=model, args=arguments, train_dataset=examples, callbacks=[BeforeStep(look)])
+    return InOrder(model=model, args=arguments, train_dataset=examples, callbacks=[BeforeStep(inspect)])
 
 
 def distance(ours: Any, theirs: Any) -> float:
     """|our parameters - their parameters| / |their parameters|, all parameters as one vector."""
     names = [name for name, _ in theirs.named_parameters()]
     assert names == [name for name, _ in ours.named_parameters()]
-    one, other = (
+    our_weights, their_weights = (
         torch.cat([model.get_parameter(name).detach().double().flatten() for name in names]) for model in (ours, theirs)
     )
-    return float((one - other).norm() / other.norm())
+    return float((our_weights - their_weights).norm() / their_weights.norm())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
 @pytest.mark.parametrize("clip", [None, 0.5])
-def test_after_fifty_steps_the_weights_are_the_trainers(
+def test_weights_after_fifty_steps_are_those_of_trainer(
     tmp_path: Path, family: str, schedule: Literal["constant", "linear"], clip: float | None
 ) -> None:
     data = make_data(family, train=TRAIN, evaluated=8)
-    chosen = make_settings(
+    settings = make_settings(
         model=family,
         epochs=1,
         batch_size=BATCH,
@@ -112,9 +112,9 @@ def test_after_fifty_steps_the_weights_are_the_trainers(
         max_gradient_norm=clip,
         weight_decay=0.1,
     )
-    loop = make_loop(data, chosen)
+    loop = make_loop(data, settings)
     trainer = make_trainer(tmp_path, loop, data, clip=clip, schedule=schedule)
-    start = make_loop(data, chosen).model.model
+    start = make_loop(data, settings).model.model
     trainer.train()
     for _ in loop.run():
         pass
@@ -126,22 +126,27 @@ def test_after_fifty_steps_the_weights_are_the_trainers(
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("accumulate", [2, 4])
-def test_with_accumulation_the_trainers_gradient_is_too_large_by_the_number_of_its_parts(
-    tmp_path: Path, family: str, accumulate: int
-) -> None:
-    """A record of a fault in the library (its issue 47688), which is why Trainer is no oracle for accumulation.
+def test_trainer_with_accumulation_still_has_its_known_bug(tmp_path: Path, family: str, accumulate: int) -> None:
+    """Its gradient is too large by the number of accumulated parts (issue 47688), so it is no oracle for accumulation.
 
-    On the day this fails, the library has been mended: then accumulation belongs into the test above.
+    Once this test fails, the library is fixed: accumulation then belongs in the test above.
     """
     data = make_data(family, train=16, evaluated=8)
     loop = make_loop(data, make_settings(model=family, epochs=1, batch_size=16, learning_rate=1e-4))
     theirs: dict[str, torch.Tensor] = {}
 
-    def look(model: Any) -> None:
+    def copy_gradient(model: Any) -> None:
         theirs.update({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
 
     trainer = make_trainer(
-        tmp_path, loop, data, clip=None, schedule="constant", batch=16 // accumulate, accumulate=accumulate, look=look
+        tmp_path,
+        loop,
+        data,
+        clip=None,
+        schedule="constant",
+        batch=16 // accumulate,
+        accumulate=accumulate,
+        inspect=copy_gradient,
     )
     ours: dict[str, torch.Tensor] = {}
     loop.optimizer.register_step_pre_hook(
@@ -158,7 +163,7 @@ def test_with_accumulation_the_trainers_gradient_is_too_large_by_the_number_of_i
     assert norm({name: ours[name] - oracle[name] for name in oracle}) < 1e-5 * norm(oracle)
     assert ratio == pytest.approx(accumulate, rel=1e-4), (
         f"Trainer's accumulated gradient is now {ratio:.4f} x that of the whole batch, not {accumulate} x: "
-        "if that is 1, the library is mended, and Trainer can be held against the loop with accumulation too"
+        "if that is 1, the library is fixed, and the loop can be compared with Trainer with accumulation too"
     )
 
 

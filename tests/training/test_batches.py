@@ -1,3 +1,5 @@
+"""The order of an epoch's examples, and the batches after which an interval ends."""
+
 import itertools
 from collections.abc import Callable
 
@@ -13,16 +15,16 @@ IntArray = npt.NDArray[np.int64]
 LengthsOf = Callable[[int], IntArray]
 
 
-def even(n: int) -> IntArray:
+def equal_lengths(n: int) -> IntArray:
     return np.full(n, 128)
 
 
-def uneven(n: int) -> IntArray:
-    """Lengths like those of reviews cut at 512: the longest is common, the mean about half of it."""
+def review_lengths(n: int) -> IntArray:
+    """Lengths like those of reviews truncated to 512: the longest is common, the mean about half of it."""
     return np.minimum(np.random.default_rng(0).lognormal(5.4, 0.7, n), 512).astype(np.int64)
 
 
-@pytest.mark.parametrize("lengths_of", [even, uneven])
+@pytest.mark.parametrize("lengths_of", [equal_lengths, review_lengths])
 @given(n=st.integers(1, 700), batch_size=st.integers(1, 40), seed=st.integers(0, 5), epoch=st.integers(0, 3))
 @settings(max_examples=50, deadline=None)
 def test_an_epoch_sees_every_example_once(
@@ -34,14 +36,14 @@ def test_an_epoch_sees_every_example_once(
     assert np.array_equal(order, epoch_order(lengths, batch_size=batch_size, seed=seed, epoch=epoch))
 
 
-@pytest.mark.parametrize("lengths_of", [even, uneven])
-def test_seeds_and_epochs_have_orders_of_their_own(lengths_of: LengthsOf) -> None:
+@pytest.mark.parametrize("lengths_of", [equal_lengths, review_lengths])
+def test_every_seed_and_epoch_has_its_own_order(lengths_of: LengthsOf) -> None:
     lengths = lengths_of(200)
     orders = [epoch_order(lengths, batch_size=16, seed=s, epoch=e) for s, e in itertools.product(range(3), repeat=2)]
-    assert all(not np.array_equal(one, other) for one, other in itertools.combinations(orders, 2))
+    assert all(not np.array_equal(first, second) for first, second in itertools.combinations(orders, 2))
 
 
-def test_where_little_is_padded_the_order_is_a_plain_permutation() -> None:
+def test_with_little_padding_the_order_is_a_plain_permutation() -> None:
     lengths = np.full(1_000, 128)
     lengths[:70] = 50  # costs 4.3 %
     plain = epoch_order(np.full(1_000, 128), batch_size=16, seed=3, epoch=1)
@@ -54,8 +56,8 @@ def padded_share(lengths: IntArray, order: IntArray, batch_size: int) -> float:
 
 
 @pytest.mark.parametrize("batch_size", [16, 64])
-def test_buckets_pad_little(batch_size: int) -> None:
-    lengths = uneven(10_000)
+def test_length_buckets_leave_little_padding(batch_size: int) -> None:
+    lengths = review_lengths(10_000)
     order = epoch_order(lengths, batch_size=batch_size, seed=0, epoch=0)
     assert padded_share(lengths, np.random.default_rng(0).permutation(10_000), batch_size) > 0.3
     assert padded_share(lengths, order, batch_size) < 0.03
@@ -63,7 +65,7 @@ def test_buckets_pad_little(batch_size: int) -> None:
 
 def test_stretches_and_the_order_of_batches_stay_random() -> None:
     n, batch_size = 10_000, 16
-    lengths = uneven(n)
+    lengths = review_lengths(n)
     order = epoch_order(lengths, batch_size=batch_size, seed=0, epoch=0)
     stretch = batch_size * BATCHES_PER_BUCKET_WINDOW
     for start in range(0, n, stretch):
@@ -74,12 +76,12 @@ def test_stretches_and_the_order_of_batches_stay_random() -> None:
 
 
 def test_the_smaller_last_batch_holds_no_particular_lengths() -> None:
-    """At a large batch an epoch is one stretch; were its rest cut off the end, it would always be the longest."""
+    """With a large batch, an epoch is a single stretch, whose end holds the longest texts once it is sorted."""
     lengths = np.arange(1, 1_001)
-    last = [lengths[epoch_order(lengths, batch_size=300, seed=0, epoch=e)[900:]].mean() for e in range(40)]
-    assert min(last) < 200
-    assert max(last) > 800
-    assert np.mean(last) == pytest.approx(500, abs=150)
+    means = [lengths[epoch_order(lengths, batch_size=300, seed=0, epoch=e)[900:]].mean() for e in range(40)]
+    assert min(means) < 200
+    assert max(means) > 800
+    assert np.mean(means) == pytest.approx(500, abs=150)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,9 @@ def test_the_smaller_last_batch_holds_no_particular_lengths() -> None:
         ([100, 100, 100], 250, {2}),
     ],
 )
-def test_intervals_end_at_the_first_batch_past_each_multiple(sizes: list[int], every: int, ends: set[int]) -> None:
+def test_an_interval_ends_with_the_first_batch_at_or_past_each_multiple(
+    sizes: list[int], every: int, ends: set[int]
+) -> None:
     assert interval_ends(sizes, every) == ends
 
 

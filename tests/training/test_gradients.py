@@ -1,3 +1,5 @@
+"""The gradient of an effective batch: compared with the library's own model on the whole batch at once."""
+
 import copy
 import itertools
 import math
@@ -8,11 +10,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from loop_builder import FAMILIES, LENGTH, assert_same_bits, make_data, make_loop, make_settings, weights
 from torch.nn import functional
@@ -24,7 +27,7 @@ from study.training.loop import EpochEnd, FineTuning
 
 
 class Oracle:
-    """What the library's own model, untouched, says of each optimizer step's whole batch at once."""
+    """Compares each step's gradient with that of the library's own, unchanged model on the whole batch at once."""
 
     def __init__(self, loop: FineTuning, data: EncodedData) -> None:
         self.loop, self.data = loop, data
@@ -37,7 +40,7 @@ class Oracle:
         loop.optimizer.register_step_pre_hook(self._compare)
 
     def _batches(self) -> Iterator[Any]:
-        """Whole batches of each epoch's order, the last of an epoch what is left: no batch spans two epochs."""
+        """The batches of each epoch's order, the last one as small as what remains: no batch spans two epochs."""
         size, seed = self.loop.settings.batch_size, self.loop.settings.seed
         for epoch in itertools.count():
             order = epoch_order(self.data.train.lengths, batch_size=size, seed=seed, epoch=epoch)
@@ -70,13 +73,13 @@ class Oracle:
     padded=st.booleans(),
     seed=st.integers(0, 3),
 )
-@settings(max_examples=25, deadline=None)
-def test_a_batchs_gradient_is_that_of_its_mean_loss(
+@hypothesis.settings(max_examples=25, deadline=None)
+def test_the_gradient_of_a_batch_is_that_of_its_mean_loss_whatever_the_micro_batch(
     family: str, batch_size: int, micro_batch_size: Any, train: int, padded: bool, seed: int
 ) -> None:
     data = make_data(family, train=train, evaluated=4, shortest=3 if padded else LENGTH)
-    chosen = make_settings(model=family, batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed)
-    loop = make_loop(data, chosen)
+    settings = make_settings(model=family, batch_size=batch_size, micro_batch_size=micro_batch_size, seed=seed)
+    loop = make_loop(data, settings)
     oracle = Oracle(loop, data)
     ends = [item.record for item in loop.run() if isinstance(item, EpochEnd)]
     assert oracle.worst < 1e-5
@@ -88,7 +91,7 @@ def test_a_batchs_gradient_is_that_of_its_mean_loss(
 
 
 class Limit:
-    """A device that holds ``examples`` at a time, from the ``start``-th forward pass in training on."""
+    """A device with memory for ``examples`` at a time, from the training forward pass after ``start`` others on."""
 
     def __init__(self, loop: FineTuning, examples: int, *, start: int = 0) -> None:
         self.examples, self.start, self.passes, self.refused = examples, start, 0, 0
@@ -102,26 +105,25 @@ class Limit:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_does_not_fit_is_halved_until_it_does(family: str) -> None:
-    """With dropout on, so that equal bits say that the repeated window drew its numbers anew from where it began."""
+def test_a_micro_batch_that_does_not_fit_is_halved_until_it_does(family: str) -> None:
+    """With dropout, so equal bits show that the repeated window started from the same random state."""
     data = make_data(family, train=50)
-    chosen = make_settings(model=family, batch_size=20, dropout=0.1)
-    limited = make_loop(data, chosen)
+    limited = make_loop(data, make_settings(model=family, batch_size=20, dropout=0.1))
     limit = Limit(limited, 5)
     records = [item for item in limited.run() if isinstance(item, Interval)]
     assert limit.refused == 2
     assert (limited.micro_batch_size, limited.halved_at) == (5, [0])
 
-    told = make_loop(data, make_settings(model=family, batch_size=20, dropout=0.1, micro_batch_size=5))
-    expected = [item for item in told.run() if isinstance(item, Interval)]
-    assert told.halved_at == []
-    assert_same_bits(weights(limited), weights(told))
+    fitting = make_loop(data, make_settings(model=family, batch_size=20, dropout=0.1, micro_batch_size=5))
+    expected = [item for item in fitting.run() if isinstance(item, Interval)]
+    assert fitting.halved_at == []
+    assert_same_bits(weights(limited), weights(fitting))
     assert [record.train_loss for record in records] == [record.train_loss for record in expected]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_window_that_runs_out_of_memory_midway_is_repeated_whole(family: str) -> None:
-    """The fifth micro-batch is the second of the second step: half of that step's gradient was there already."""
+def test_a_step_that_runs_out_of_memory_midway_is_repeated_from_its_start(family: str) -> None:
+    """The fifth micro-batch is the second of the second step, when a part of that step's gradient is summed already."""
     data = make_data(family, train=50)
     loop = make_loop(data, make_settings(model=family, batch_size=24, micro_batch_size=8))
     oracle = Oracle(loop, data)
@@ -134,14 +136,14 @@ def test_a_window_that_runs_out_of_memory_midway_is_repeated_whole(family: str) 
     assert loop.examples_seen == 100
 
 
-def test_memory_for_not_even_one_example_is_an_error() -> None:
+def test_memory_for_less_than_one_example_is_an_error() -> None:
     loop = make_loop(make_data("tiny-bert", train=20), make_settings(batch_size=8))
     Limit(loop, 0)
     with pytest.raises(torch.OutOfMemoryError, match="device is full"):
         next(loop.run())
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+def test_other_errors_are_not_mistaken_for_a_lack_of_memory() -> None:
     loop = make_loop(make_data("tiny-bert", train=20), make_settings(batch_size=8))
 
     def broken(*_: Any) -> None:
@@ -154,7 +156,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
 
 
 def train_with_little_memory(megabytes: int) -> tuple[int, list[int], int, float]:
-    """Train one step, up to its gradient with only so much address space more than was taken before it."""
+    """Train one step; until its gradient is complete, the address space may grow by ``megabytes`` only."""
     torch.set_num_threads(1)
     data = make_data("tiny-bert", train=4_096, evaluated=8, shortest=LENGTH)
     loop = make_loop(data, make_settings(epochs=1, batch_size=4_096, micro_batch_size=4_096))
@@ -168,8 +170,8 @@ def train_with_little_memory(megabytes: int) -> tuple[int, list[int], int, float
     return loop.micro_batch_size, loop.halved_at, loop.examples_seen, oracle.worst
 
 
-def test_where_the_system_refuses_memory_less_is_taken() -> None:
-    """The whole batch takes some 800 MB; of the 550 MB that there are, the library's own buffers need a part."""
+def test_the_micro_batch_is_halved_where_the_system_refuses_memory() -> None:
+    """The whole batch takes some 800 MB; of the 550 MB allowed, the library's own buffers need a part."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         micro_batch_size, halved_at, examples_seen, worst = process.submit(train_with_little_memory, 550).result()
     assert micro_batch_size < 4_096

@@ -1,4 +1,4 @@
-"""Where there is nothing to be found, how often is something found? Over 200 studies, about as often as stated."""
+"""Questions about 200 studies without any effect: they find one about as often as their level says."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import binom
-from synthetic_study import Story, collapsing, healthy, make, plan_of
+from synthetic_study import Story, collapsing, healthy, make_synthetic, plan_of
 
 from analysis.answer import UNDETERMINED
-from analysis.questions import batch_size, calibration, early_stopping, lr_schedule, stability, tuning
-from analysis.questions import which_split as validation_or_test
-from study.plan.plan import SettingValues
+from analysis.findings import load_question
+from analysis.questions import early_stopping
+from study.settings import Settings
 
 STUDIES = 200
 LEVEL = 0.05
-# More findings than this are seen in one of ten thousand sets of studies whose rate is as stated.
+# More false findings than this occur in one of ten thousand sets of studies if the rate is as stated.
 MOST = int(binom.ppf(1 - 1e-4, STUDIES, LEVEL))
 
 TEXT = """
@@ -28,25 +28,18 @@ axes:
   batch_size: [16, 17]
   seed: [0, 1, 2]
 """
-NOTHING_FOUND = {
-    "validation-or-test": {UNDETERMINED, "neither"},
+# The verdicts that claim no effect.
+NO_EFFECT = {
+    "which_split": {UNDETERMINED, "neither"},
     "calibration": {UNDETERMINED, "calibrated"},
     "stability": {UNDETERMINED},
     "tuning": {UNDETERMINED, "neither"},
-    "batch-size": {UNDETERMINED, "no"},
-    "lr-schedule": {UNDETERMINED},
-}
-ASK = {
-    "validation-or-test": validation_or_test.answer,
-    "calibration": calibration.answer,
-    "stability": stability.answer,
-    "tuning": tuning.answer,
-    "batch-size": batch_size.answer,
-    "lr-schedule": lr_schedule.answer,
+    "batch_size": {UNDETERMINED, "no"},
+    "lr_schedule": {UNDETERMINED},
 }
 
 
-def no_effect(settings: SettingValues, rng: np.random.Generator) -> Story:
+def no_effect(settings: Settings, rng: np.random.Generator) -> Story:
     """Seeds differ and one run in ten fails, whatever the settings are."""
     accuracy = 0.88 + rng.normal(0, 0.008)
     return collapsing(accuracy) if rng.random() < 0.1 else healthy(accuracy)
@@ -54,29 +47,29 @@ def no_effect(settings: SettingValues, rng: np.random.Generator) -> Story:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_studies_without_an_effect_seldom_find_one(tmp_path: Path) -> None:
+def test_studies_without_an_effect_seldom_show_one(tmp_path: Path) -> None:
     space, plan = plan_of(tmp_path, TEXT)
-    found: Counter[str] = Counter()
-    apart = 0
+    false_findings: Counter[str] = Counter()
+    disagreements = 0
     for number in range(STUDIES):
-        results = make(space, plan, no_effect, seed=number).results()
-        for name, ask in ASK.items():
-            answer = ask(results, np.random.default_rng(number))
-            harm = name == "lr-schedule" and answer.verdict == "no" and "harm" in answer.sentence
-            found[name] += harm or (answer.verdict not in NOTHING_FOUND[name] and answer.verdict != "no")
-            apart += name == "validation-or-test" and "disagree by more than chance" in answer.sentence
-    assert {name: count for name, count in found.items() if count > MOST} == {}
-    assert apart <= MOST
+        results = make_synthetic(space, plan, no_effect, seed=number).results()
+        for name, verdicts in NO_EFFECT.items():
+            answer = load_question(name).answer(results, np.random.default_rng(number))
+            harm = name == "lr_schedule" and answer.verdict == "no" and "harm" in answer.sentence
+            false_findings[name] += harm or (answer.verdict not in verdicts and answer.verdict != "no")
+            disagreements += name == "which_split" and "disagree by more than chance" in answer.sentence
+    assert {name: count for name, count in false_findings.items() if count > MOST} == {}
+    assert disagreements <= MOST
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_rule_that_costs_what_is_not_accepted_is_seldom_recommended(tmp_path: Path) -> None:
-    """Stopping at the first dip costs exactly what is accepted: at the border, one rule in twenty may pass."""
+def test_a_rule_that_costs_too_much_is_seldom_recommended(tmp_path: Path) -> None:
+    """Stopping at the first dip costs exactly what is accepted: at that border, one rule in twenty may pass."""
     text = TEXT.replace("batch_size: [16, 17]", "batch_size: [16]").replace("[5.0e-4, 1.0e-3]", "[5.0e-4]")
     space, plan = plan_of(tmp_path, text)
 
-    def dip(settings: SettingValues, rng: np.random.Generator) -> Story:
+    def dip(settings: Settings, rng: np.random.Generator) -> Story:
         accuracy = 0.88 + rng.normal(0, 0.004)
         lost = early_stopping.ACCEPTED_LOSS + rng.normal(0, 0.004)
         return Story(
@@ -85,8 +78,9 @@ def test_a_rule_that_costs_what_is_not_accepted_is_seldom_recommended(tmp_path: 
             scale=[1.0] * 4,
         )
 
-    named = 0
+    recommended = 0
     for number in range(STUDIES):
-        answer = early_stopping.answer(make(space, plan, dip, seed=number).results(), np.random.default_rng(number))
-        named += answer.verdict.startswith(("patience 1", "patience 2"))
-    assert named <= MOST
+        results = make_synthetic(space, plan, dip, seed=number).results()
+        answer = early_stopping.answer(results, np.random.default_rng(number))
+        recommended += answer.verdict.startswith(("patience 1", "patience 2"))
+    assert recommended <= MOST

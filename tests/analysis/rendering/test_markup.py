@@ -1,12 +1,12 @@
-"""Numbers are written as a reader takes them, and texts stay texts."""
+"""Numbers in tables are readable, and no text of a study becomes markup."""
 
 import math
 
 import pytest
 
-from analysis.answer import Estimate, Table
-from analysis.rendering.markup import html_table, markdown_table, number, text
-from analysis.wording import difference, listed, p_value, percent, share
+from analysis.answer import Answer, Table, Unit
+from analysis.rendering.markup import evidence_sentence, format_number, format_value, html_table, markdown_table
+from analysis.statistics.estimate import Estimate
 
 
 @pytest.mark.parametrize(
@@ -23,32 +23,46 @@ from analysis.wording import difference, listed, p_value, percent, share
     ],
 )
 def test_a_number_in_each_format(value: float, form: str, written: str) -> None:
-    assert number(value, form) == written
+    assert format_number(value, form) == written
 
 
-def test_an_estimate_without_an_interval_shows_none() -> None:
-    assert text(Estimate(value=0.9, seeds=1), "%") == "90.0 %"
-    assert text(Estimate(value=0.9, low=0.85, high=0.95, seeds=3), "%") == "90.0 % [85.0, 95.0]"
+def test_an_estimate_shows_its_interval_if_it_has_one() -> None:
+    assert format_value(Estimate(value=0.9, seeds=1), "%") == "90.0 %"
+    assert format_value(Estimate(value=0.9, low=0.85, high=0.95, seeds=3), "%") == "90.0 % [85.0, 95.0]"
 
 
-def test_an_interval_is_cut_to_what_is_possible_and_none_stays_none() -> None:
-    assert Estimate(value=0.9, low=0.7, high=1.1).within(0, 1) == Estimate(value=0.9, low=0.7, high=1)
-    assert math.isnan(Estimate(value=0.9).within(0, 1).low)
-
-
-def test_sentences_have_signs_units_and_intervals() -> None:
-    assert difference(Estimate(value=-0.02, low=-0.03, high=0.01)) == (
-        "\u22122.0 points (95% interval \u22123.0 to +1.0)"
-    )
-    assert share(Estimate(value=0.1)) == "10.0 % (no interval)"
-    assert percent(math.nan) == "\u2013"
-    assert p_value(0.0001) == "p < 0.001"
-    assert listed(["a", "b", "c"]) == "a, b and c"
-    assert listed([]) == ""
-
-
-def test_a_table_escapes_what_it_holds() -> None:
+def test_a_table_escapes_its_text() -> None:
     table = Table(title="<b>", columns=("a|b",), formats=("t",), rows=[("<i>|\n*x*",)])
     assert "<b>" not in html_table(table)
     assert "&lt;i&gt;|" in html_table(table)
     assert markdown_table(table).splitlines()[-1] == r"| &lt;i&gt;\| \*x\* |"
+
+
+def test_rows_that_are_not_shown_are_counted_in_both_formats() -> None:
+    table = Table(title="t", columns=("x",), formats=("n",), rows=[(n,) for n in range(5)], note="Note.", most_rows=2)
+    assert html_table(table).count("<tr><td") == 2
+    assert "Note. 3 more rows are not shown." in html_table(table)
+    assert markdown_table(table).splitlines()[-4:] == ["| 0 |", "| 1 |", "", "Note. 3 more rows are not shown."]
+
+
+@pytest.mark.parametrize(
+    ("unit", "written"),
+    [
+        ("share", "The rate: 50.0 % (95% interval 40.0 to 60.0 %); at most 3 seeds per condition."),
+        ("points", "The rate: +50.0 points (95% interval +40.0 to +60.0); at most 3 seeds per condition."),
+        ("number", "The rate: 0.50 (95% interval 0.40 to 0.60); at most 3 seeds per condition."),
+    ],
+)
+def test_the_unit_of_an_answer_says_how_its_estimate_is_written(unit: Unit, written: str) -> None:
+    estimate = Estimate(value=0.5, low=0.4, high=0.6)
+    answer = Answer(
+        question="?", verdict="yes", sentence="", estimate=estimate, estimated="the rate", unit=unit, seeds=3
+    )
+    assert evidence_sentence(answer) == written
+
+
+def test_without_an_estimate_the_evidence_is_the_number_of_seeds() -> None:
+    assert evidence_sentence(Answer(question="?", verdict="yes", sentence="")) == "No seeds were compared."
+    assert (
+        evidence_sentence(Answer(question="?", verdict="yes", sentence="", seeds=1)) == "At most 1 seed per condition."
+    )

@@ -1,4 +1,4 @@
-"""Successive halving, replayed on whole runs, cuts what it would have cut, and says what that would have lost."""
+"""Successive halving, replayed on whole runs, stops what it would have stopped and loses what that would have lost."""
 
 import math
 from collections.abc import Sequence
@@ -9,15 +9,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ray.tune.schedulers.async_hyperband import _Bracket
-from synthetic_study import Story, Tell, cut, healthy, make, non_finite, plan_of
+from synthetic_spaces import results_of as results_of_space
+from synthetic_study import Story, StoryOf, healthy, non_finite, pruned
 
 from analysis.results import Results
-from analysis.selection.halving import Curve, curve, halve, halve_in_turn, halving_table, replay, rungs
-from study.plan.plan import SettingValues
+from analysis.selection.halving import (
+    HalvingCurve,
+    halve,
+    halve_in_turn,
+    halving_curve,
+    halving_table,
+    replay,
+    rungs,
+)
+from study.settings import Settings
 
-# Six runs of up to four epochs, by hand: side by side, by halves, 5, 4 and 3 go on after the first epoch.
+# Six runs of up to four epochs: side by side with factor 2, the runs 5, 4 and 3 continue after the first epoch.
 RUNS = [
-    [0.50, 0.60, 0.70, 0.95],  # the best in the end begins low
+    [0.50, 0.60, 0.70, 0.95],  # the best in the end starts low
     [0.55, 0.56],
     [0.52, 0.90, 0.91, 0.92],
     [0.60, 0.70, 0.71, 0.72],
@@ -26,12 +35,12 @@ RUNS = [
 ]
 
 
-def whole(gains: Sequence[float], examples: int = 100) -> Curve:
+def curve_of(gains: Sequence[float], examples: int = 100) -> HalvingCurve:
     best = [max(gains[: i + 1]) for i in range(len(gains))]
-    return Curve(
+    return HalvingCurve(
         gains=gains,
         best=best,
-        chosen=[list(gains).index(value) + 1 for value in best],
+        selected=[list(gains).index(value) + 1 for value in best],
         validation=best,
         test=[value - 0.01 for value in best],
         examples=[examples * (i + 1) for i in range(len(gains))],
@@ -48,17 +57,17 @@ def test_rungs_are_the_grace_epochs_times_powers_of_the_factor(
     assert rungs(epochs, grace=grace, factor=factor) == expected
 
 
-def test_side_by_side_the_best_part_of_each_rung_goes_on() -> None:
+def test_side_by_side_the_best_part_at_each_rung_continues() -> None:
     # At epoch 1 the best three of six are 5, 4 and 3; at epoch 2, of 4 and 3, the best one is 3.
     assert halve(RUNS, grace=1, factor=2) == [1, 1, 1, None, 2, None]
     # One of six, rounded down but never to none.
     assert halve(RUNS, grace=1, factor=4) == [1, 1, 1, 1, 1, None]
     assert halve(RUNS[:2], grace=1, factor=4) == [1, None]
-    # Nobody is compared before the grace epochs: then, of five, 2 and 3 are the best two.
+    # No run is compared before the grace epochs: then, of five, 2 and 3 are the best two.
     assert halve(RUNS, grace=2, factor=2) == [2, None, None, None, 2, None]
 
 
-def test_in_turn_each_run_is_measured_by_those_before_it() -> None:
+def test_in_turn_each_run_is_compared_with_those_before_it() -> None:
     # 0 comes first everywhere. At epoch 1, 1 is above 0.50; 2 is under the median 0.525; 3 to 5 are above theirs. At
     # epoch 2, 1 is under 0.60 and ends there; 3 is above the median of 0.56 and 0.60, 4 above that of 0.56, 0.60, 0.70.
     # At epoch 4, 3 and 4 are under 0.95 and 0.835, and end there.
@@ -67,24 +76,24 @@ def test_in_turn_each_run_is_measured_by_those_before_it() -> None:
     assert halve_in_turn(RUNS, range(5, -1, -1), grace=1, factor=2) == [1, 1, 1, 1, 1, None]
 
 
-def test_what_is_saved_and_lost_is_counted_by_hand() -> None:
-    curves = [whole(one) for one in RUNS]
-    found = replay(curves, [1, 1, 1, None, 2, None])
+def test_saved_examples_and_lost_accuracy_are_as_counted_by_hand() -> None:
+    curves = [curve_of(gains) for gains in RUNS]
+    effect = replay(curves, [1, 1, 1, None, 2, None])
     # 4 + 2 + 4 + 4 + 4 + 1 epochs in all, of which 1 + 1 + 1 + 4 + 2 + 1 were trained.
-    assert found.saved == pytest.approx(1 - 10 / 19)
-    assert (found.cut, found.lost) == (4, True)
-    assert found.validation_regret == pytest.approx(0.95 - 0.72)
-    assert found.test_regret == pytest.approx(0.94 - 0.71)
-    kept = replay(curves, [None, 1, 1, 1, 1, None])
-    assert (kept.lost, kept.validation_regret, kept.test_regret) == (False, 0.0, 0.0)
+    assert effect.saved == pytest.approx(1 - 10 / 19)
+    assert (effect.stopped, effect.lost) == (4, True)
+    assert effect.validation_regret == pytest.approx(0.95 - 0.72)
+    assert effect.test_regret == pytest.approx(0.94 - 0.71)
+    harmless = replay(curves, [None, 1, 1, 1, 1, None])
+    assert (harmless.lost, harmless.validation_regret, harmless.test_regret) == (False, 0.0, 0.0)
 
 
-def test_a_run_that_is_cut_after_its_chosen_checkpoint_is_not_lost() -> None:
-    found = replay([whole([0.7, 0.9, 0.8]), whole([0.6, 0.6, 0.6])], [2, None])
-    assert (found.lost, found.validation_regret) == (False, 0.0)
+def test_a_run_that_is_stopped_after_its_selected_checkpoint_is_not_lost() -> None:
+    effect = replay([curve_of([0.7, 0.9, 0.8]), curve_of([0.6, 0.6, 0.6])], [2, None])
+    assert (effect.lost, effect.validation_regret) == (False, 0.0)
 
 
-def test_no_number_is_worse_than_every_number() -> None:
+def test_a_non_finite_score_is_worse_than_every_finite_one() -> None:
     runs = [[0.5, 0.5], [-math.inf, 0.9], [0.6, 0.6]]
     assert halve(runs, grace=1, factor=2) == [1, 1, None]
     assert halve_in_turn(runs, [0, 1, 2], grace=1, factor=2) == [None, 1, None]
@@ -92,7 +101,7 @@ def test_no_number_is_worse_than_every_number() -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_in_turn_cuts_what_ray_cuts(factor: int) -> None:
+def test_in_turn_stops_what_ray_stops(factor: int) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         runs = rng.integers(0, 12, size=(12, 9)).astype(float).tolist()
@@ -100,9 +109,9 @@ def test_in_turn_cuts_what_ray_cuts(factor: int) -> None:
         expected: list[int | None] = []
         for number, gains in enumerate(runs):
             trial = SimpleNamespace(trial_id=str(number))
-            told = (e for e, gain in enumerate(gains, 1) if bracket.on_result(trial, e, gain) == "STOP")  # type: ignore[arg-type]
-            end = next(told, None)
-            expected.append(end if end != len(gains) else None)
+            stops = (e for e, gain in enumerate(gains, 1) if bracket.on_result(trial, e, gain) == "STOP")  # type: ignore[arg-type]
+            stop = next(stops, None)
+            expected.append(stop if stop != len(gains) else None)
         assert halve_in_turn(runs, range(12), grace=1, factor=factor) == expected
 
 
@@ -119,54 +128,53 @@ axes:
 LATE = Story(accuracy=[0.55, 0.6, 0.9, 0.93], train_loss=[0.6, 0.5, 0.4, 0.3], scale=[1.0] * 4)
 
 
-def results_of(folder: Path, tell: Tell, text: str = TEXT) -> Results:
-    space, plan = plan_of(folder, text)
-    return make(space, plan, tell).results()
+def results_of(folder: Path, story_of: StoryOf, text: str = TEXT) -> Results:
+    return results_of_space(folder, story_of, text)
 
 
-def test_a_late_learner_is_lost_and_said_to_be(tmp_path: Path) -> None:
-    def tell(settings: SettingValues, rng: np.random.Generator) -> Story:
-        late = settings["model"] == "tiny-bert" and settings["learning_rate"] == 2e-4
-        return LATE if late else healthy(0.8 + settings["seed"] / 100)
+def test_a_late_learner_is_reported_as_lost(tmp_path: Path) -> None:
+    def story(settings: Settings, rng: np.random.Generator) -> Story:
+        late = settings.model == "tiny-bert" and settings.learning_rate == 2e-4
+        return LATE if late else healthy(0.8 + settings.seed / 100)
 
-    table = halving_table(results_of(tmp_path, tell), np.random.default_rng(0))
+    table = halving_table(results_of(tmp_path, story), np.random.default_rng(0))
     assert table is not None
     rows = {row[:3]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert len(rows) == 12
-    late, calm = (rows[name, 2, "side by side"] for name in ("tiny-bert", "tiny-roberta"))
-    assert (late["runs"], late["best run lost"], calm["best run lost"]) == (6, "yes", "no")
+    late, early = (rows[name, 2, "side by side"] for name in ("tiny-bert", "tiny-roberta"))
+    assert (late["runs"], late["best run lost"], early["best run lost"]) == (6, "yes", "no")
     assert late["validation accuracy lost"] == pytest.approx(0.12, abs=0.04)
-    assert calm["validation accuracy lost"] == 0
-    # Of six, three go on after epoch 1, and one after epoch 2.
-    assert late["cut"] == 5
+    assert early["validation accuracy lost"] == 0
+    # Of six, three continue after epoch 1, and one after epoch 2.
+    assert late["stopped"] == 5
     assert late["examples saved"] == pytest.approx(1 - (3 * 1 + 2 * 2 + 4) / 24)
 
 
-def test_a_run_that_blew_up_is_there_to_be_cut_and_not_dropped(tmp_path: Path) -> None:
-    results = results_of(tmp_path, lambda settings, rng: non_finite() if settings["seed"] else healthy(0.8))
-    curves = [curve(results, run) for run in results.runs if run.seed == 1]
-    assert {one.gains[-1] for one in curves} == {-math.inf}
-    assert {one.chosen[-1] for one in curves} == {1}
+def test_a_run_with_a_non_finite_loss_can_be_stopped_and_is_not_dropped(tmp_path: Path) -> None:
+    results = results_of(tmp_path, lambda settings, rng: non_finite() if settings.seed else healthy(0.8))
+    curves = [halving_curve(results, run) for run in results.runs if run.settings.seed == 1]
+    assert {curve.gains[-1] for curve in curves} == {-math.inf}
+    assert {curve.selected[-1] for curve in curves} == {1}
     table = halving_table(results, np.random.default_rng(0))
     assert table is not None
     assert {row[3] for row in table.rows} == {6}
 
 
-def test_few_runs_short_runs_and_runs_that_were_cut_tell_nothing(tmp_path: Path) -> None:
+def test_models_with_few_short_or_pruned_runs_are_left_out(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     few = TEXT.replace("[1.0e-4, 2.0e-4, 5.0e-4]", "[1.0e-4, 2.0e-4]")
     assert halving_table(results_of(tmp_path, lambda s, rng: healthy(), few), rng) is None
     short = TEXT.replace("epochs: 4", "epochs: 1")
     assert halving_table(results_of(tmp_path, lambda s, rng: healthy(epochs=1), short), rng) is None
 
-    def tell(settings: SettingValues, rng: np.random.Generator) -> Story:
-        return cut() if settings["model"] == "tiny-bert" and settings["seed"] else healthy()
+    def story(settings: Settings, rng: np.random.Generator) -> Story:
+        return pruned() if settings.model == "tiny-bert" and settings.seed else healthy()
 
-    table = halving_table(results_of(tmp_path, tell), rng)
+    table = halving_table(results_of(tmp_path, story), rng)
     assert table is not None
     assert {row[0] for row in table.rows} == {"tiny-roberta"}
 
 
-def test_equal_curves_regret_nothing() -> None:
-    curves = [replace(whole([0.5, 0.6]), test=[0.5, 0.6])] * 6
-    assert replay(curves, halve([one.gains for one in curves], grace=1, factor=3)).test_regret == 0
+def test_equal_curves_have_no_regret() -> None:
+    curves = [replace(curve_of([0.5, 0.6]), test=[0.5, 0.6])] * 6
+    assert replay(curves, halve([curve.gains for curve in curves], grace=1, factor=3)).test_regret == 0

@@ -1,0 +1,97 @@
+"""Learning curves of every run as a figure: validation accuracy and training loss, by model and schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from analysis.answer import Figure, Line, Panel, not_shown, sentences
+from analysis.evidence.conditions import group_by, schedule_keys
+from analysis.evidence.diagnosis import Diagnosis, Finding
+from analysis.results import Results
+
+# The findings whose onset is marked on a curve.
+MARKED: tuple[Finding, ...] = ("collapsed", "collapsed and recovered")
+# Groups of runs with panels of their own: more are no longer looked at one by one.
+MOST_GROUPS = 12
+
+
+def learning_curves(results: Results, diagnoses: Sequence[Diagnosis]) -> list[Figure]:
+    """The curves of every run that has an evaluation, coloured by its finding; nothing where none has."""
+    started = [diagnosis for diagnosis in diagnoses if diagnosis.run.epochs]
+    if not started:
+        return []
+    keys = ["model", *schedule_keys(results.varying_listed)]
+    groups = group_by(started, lambda diagnosis: diagnosis.run.settings, keys)
+    shown = list(groups.items())[:MOST_GROUPS]
+    y_ranges = {accuracy: _y_range(started, accuracy=accuracy) for accuracy in (True, False)}
+    return [
+        Figure(
+            name="learning-curves",
+            caption=sentences(
+                "Validation accuracy and training loss against examples seen. Each line is one run, coloured by its "
+                "finding; a cross marks the onset of a collapse.",
+                not_shown(len(groups), MOST_GROUPS, "group"),
+            ),
+            mark="onset of a collapse",
+            panels=[
+                Panel(
+                    title=name,
+                    x_label="examples seen",
+                    y_label="validation accuracy" if accuracy else "training loss (nats)",
+                    lines=[_curve(diagnosis, accuracy=accuracy) for diagnosis in group],
+                    levels=[(results.chance.accuracy if accuracy else results.chance.loss, "chance")],
+                    percent_y=accuracy,
+                    y_range=y_range,
+                )
+                for accuracy, y_range in y_ranges.items()
+                for name, group in shown
+            ],
+            most_panels=2 * MOST_GROUPS,
+        )
+    ]
+
+
+def _curve(diagnosis: Diagnosis, *, accuracy: bool) -> Line:
+    run = diagnosis.run
+    if accuracy:
+        points = [(epoch.examples_seen, epoch.validation["accuracy"]) for epoch in run.epochs]
+    else:
+        points = [(record.examples_seen, record.train_loss) for record in run.intervals or run.epochs]
+    examples, scores = zip(*points, strict=True)
+    return Line(
+        x=examples,
+        y=scores,
+        group=diagnosis.finding,
+        thin=True,
+        dots=accuracy,
+        marks=_onset_marks(diagnosis, points, accuracy=accuracy),
+    )
+
+
+def _onset_marks(
+    diagnosis: Diagnosis, points: Sequence[tuple[float, float]], *, accuracy: bool
+) -> list[tuple[float, float]]:
+    """The onset of a collapse on a curve: its first epoch at chance, or the last training loss before it."""
+    if diagnosis.onset_epoch is None or diagnosis.onset_examples is None or diagnosis.finding not in MARKED:
+        return []
+    if accuracy:
+        return [points[diagnosis.onset_epoch - 1]]
+    return [point for point in points if point[0] <= diagnosis.onset_examples][-1:]
+
+
+def _y_range(diagnoses: Sequence[Diagnosis], *, accuracy: bool) -> tuple[float, float]:
+    """The range of the y-axis, the same for all panels of a quantity, so that they can be compared by eye."""
+    runs = [diagnosis.run for diagnosis in diagnoses]
+    if accuracy:
+        values = [epoch.validation["accuracy"] for run in runs for epoch in run.epochs]
+    else:
+        values = [interval.train_loss for run in runs for interval in run.intervals]
+        values += [epoch.train_loss for run in runs for epoch in run.epochs]
+    values = sorted(filter(math.isfinite, values))
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if values and not accuracy:
+        # A loss that diverged would flatten all other curves.
+        high = min(high, 3 * values[len(values) // 2])
+    margin = 0.05 * (high - low or 1)
+    return low - margin, high + margin

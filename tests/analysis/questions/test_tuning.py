@@ -1,0 +1,125 @@
+"""Models are compared as validation selected them, at equal budgets, and pruned or failed trials count as such."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_spaces import (
+    ASHA,
+    AT_CHANCE,
+    GRID,
+    MODEL_RATES,
+    NO_SCORE,
+    OPTUNA,
+    SEARCH,
+    SINGLE_MODEL,
+    SIX_CHOICES,
+    answer_to,
+    best_seed_of_a_bad_trial,
+    better_by_rate,
+    models_differ,
+    near,
+    results_of,
+    search_study,
+    table_of,
+    trial_choice,
+)
+from synthetic_study import Story, healthy, pruned
+
+from analysis.answer import UNDETERMINED
+from study.settings import Settings
+
+QUESTION = "tuning"
+SELECTED = "What validation selected"
+
+
+def test_a_model_that_is_better_only_when_tuned_is_better(tmp_path: Path) -> None:
+    """tiny-roberta is worse at one rate and better at the other, which validation selects."""
+
+    def story(settings: Settings, rng: np.random.Generator) -> Story:
+        if settings.model == "tiny-bert":
+            return healthy(near(0.88, rng))
+        return healthy(near(0.93 if settings.learning_rate == 1e-3 else 0.7, rng))
+
+    assert answer_to(QUESTION, results_of(tmp_path, story, GRID)).verdict == "tiny-roberta"
+
+
+def test_models_with_their_own_learning_rates_are_compared(tmp_path: Path) -> None:
+    answer = answer_to(QUESTION, results_of(tmp_path, models_differ(0.02), MODEL_RATES))
+    assert answer.verdict == "tiny-roberta"
+    assert any("its own learning rate" in caveat for caveat in answer.caveats)
+
+
+def test_every_model_selects_from_the_same_number_of_trials(tmp_path: Path) -> None:
+    """tiny-bert's best trials are its last two, which tiny-roberta has not made."""
+    text = SEARCH.replace("trials: 6", "trials: 8")
+    choices = {"tiny-bert": [trial_choice(number) for number in range(8)], "tiny-roberta": SIX_CHOICES}
+    answer = answer_to(QUESTION, search_study(tmp_path, better_by_rate(), text, choices).results())
+    assert "With 6 trials each" in answer.sentence
+    assert any("complete trials: tiny-bert 8 and tiny-roberta 6. The first 6" in caveat for caveat in answer.caveats)
+
+
+def test_the_methods_say_whether_models_had_the_same_configurations(tmp_path: Path) -> None:
+    same = answer_to(QUESTION, search_study(tmp_path, better_by_rate()).results())
+    assert any("the same for all models" in method for method in same.methods)
+    choices = {"tiny-bert": SIX_CHOICES, "tiny-roberta": [trial_choice(number) for number in range(1, 7)]}
+    own = answer_to(QUESTION, search_study(tmp_path, better_by_rate(), OPTUNA, choices).results())
+    assert any("each model's own" in method for method in own.methods)
+
+
+def test_the_model_that_is_better_at_its_own_best_is_better(tmp_path: Path) -> None:
+    def story(settings: Settings, rng: np.random.Generator) -> Story | None:
+        return better_by_rate(0.9 if settings.model == "tiny-bert" else 0.8)(settings, rng)
+
+    text = OPTUNA.replace("examples: 4000", "examples: 20000")
+    assert answer_to(QUESTION, search_study(tmp_path, story, text).results()).verdict == "tiny-bert"
+
+
+@pytest.mark.parametrize("bad", [NO_SCORE, AT_CHANCE])
+def test_a_trial_with_one_good_seed_is_not_selected(tmp_path: Path, bad: Story) -> None:
+    answer = answer_to(QUESTION, search_study(tmp_path, best_seed_of_a_bad_trial(bad)).results())
+    assert not any("7.59375e-05" in str(row[1]) for row in table_of(answer, SELECTED).rows)
+    assert any("without a finite score" in caveat for caveat in answer.caveats) == (bad is NO_SCORE)
+
+
+def test_the_lowest_loss_is_selected_where_the_search_looked_for_it(tmp_path: Path) -> None:
+    """The most accurate trial is so over-confident that its loss is the highest."""
+
+    def story(settings: Settings, rng: np.random.Generator) -> Story:
+        confident = settings.learning_rate == SIX_CHOICES[5]["learning_rate"]
+        return healthy(0.9, scale=6.0) if confident else healthy(0.8)
+
+    by_accuracy, by_loss = (
+        table_of(answer_to(QUESTION, search_study(tmp_path, story, text).results()), SELECTED)
+        for text in (SEARCH, SEARCH.replace("per: model", "per: model, objective: loss"))
+    )
+    assert all("7.59375e-05" in str(row[1]) for row in by_accuracy.rows)
+    assert not any("7.59375e-05" in str(row[1]) for row in by_loss.rows)
+
+
+def test_a_pruned_trial_counts_with_what_it_scored(tmp_path: Path) -> None:
+    """The best trial was pruned after its second epoch, at which it was the best."""
+
+    def story(settings: Settings, rng: np.random.Generator) -> Story:
+        best = settings.learning_rate == SIX_CHOICES[2]["learning_rate"]
+        return pruned(0.95, epochs=2) if best else healthy(0.7)
+
+    answer = answer_to(QUESTION, search_study(tmp_path, story, ASHA).results())
+    assert all("2.25e-05" in str(row[1]) for row in table_of(answer, SELECTED).rows)
+    assert any("2 trials of 12 have a cell that the scheduler pruned" in caveat for caveat in answer.caveats)
+    assert not any("halving would have saved" in table.title for table in answer.tables)
+    assert any("unknown for models with pruned runs" in caveat for caveat in answer.caveats)
+
+
+def test_a_search_of_a_single_model_shows_its_trials_and_curves(tmp_path: Path) -> None:
+    answer = answer_to(QUESTION, search_study(tmp_path, better_by_rate(), SINGLE_MODEL).results())
+    assert "one model" in answer.sentence
+    assert table_of(answer, SELECTED).rows[0][0] == "tiny-bert"
+    assert answer.figures[0].name == "expected-best"
+
+
+def test_one_seed_is_named_as_a_reason_for_no_verdict(tmp_path: Path) -> None:
+    text = SEARCH.replace("seed: [0, 1, 2]", "seed: [0]")
+    answer = answer_to(QUESTION, search_study(tmp_path, better_by_rate(), text).results())
+    assert answer.verdict == UNDETERMINED
+    assert answer.sentence.startswith("With one seed and 6 trials each, the tiny-")
