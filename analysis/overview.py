@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from analysis.answer import Table, Value, sentences
+from analysis.diagnosis import learned_threshold
 from analysis.evidence.comparison import model_specific_keys
 from analysis.evidence.conditions import SettingsKey, describe, schedule_keys, settings_key
-from analysis.evidence.diagnosis import learned_threshold
 from analysis.evidence.trials import (
     describe_selection,
     objective_gain,

@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.evidence.diagnosis import Diagnoses, diagnose
-from analysis.evidence.predictions import PredictionStore
+from analysis.diagnosis import Diagnoses, diagnose
+from analysis.predictions import PredictionStore
 from analysis.trajectory_results import Chance, TrajectoryResult
 from study.errors import StudyError
 from study.plan.cell_results import CellResult, cell_result

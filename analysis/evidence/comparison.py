@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer
+from analysis.diagnosis import learned_threshold
 from analysis.evidence.conditions import SettingsKey, Stratum, settings_key, strata
-from analysis.evidence.diagnosis import learned_threshold
 from analysis.evidence.next_commands import extend
 from analysis.results import Results
 from analysis.statistics.estimate import FloatArray

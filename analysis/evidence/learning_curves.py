@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from analysis.answer import Figure, Line, Panel, not_shown, sentences
+from analysis.diagnosis import Diagnosis, Finding
 from analysis.evidence.conditions import group_by, schedule_keys
-from analysis.evidence.diagnosis import Diagnosis, Finding
 from analysis.results import Results
 
 # The findings whose onset is marked on a curve.

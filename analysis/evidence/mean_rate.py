@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.answer import Table, Value
+from analysis.diagnosis import Diagnoses, FailureCounts, count_failures, learning_rate
 from analysis.evidence.comparison import run_strata
-from analysis.evidence.diagnosis import Diagnoses, FailureCounts, count_failures, learning_rate
 from analysis.trajectory_results import TrajectoryResult
 
 BASELINE = "constant"

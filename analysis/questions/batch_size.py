@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Command, Figure, Line, Panel, Table, Value
+from analysis.diagnosis import Diagnoses, count_failures, learning_rate
 from analysis.evidence.batch_effects import BatchSizeEffects, arms_by_size, batch_size_effects
 from analysis.evidence.comparison import (
     EQUIVALENCE,
@@ -18,7 +19,6 @@ from analysis.evidence.comparison import (
     selected_test_accuracies,
 )
 from analysis.evidence.conditions import describe
-from analysis.evidence.diagnosis import Diagnoses, count_failures, learning_rate
 from analysis.evidence.next_commands import complete_plan, extend, more_seeds, paired_search, run_with
 from analysis.results import Results
 from analysis.statistics.intervals import fisher_exact, mean_over_seeds

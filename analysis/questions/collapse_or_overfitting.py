@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Bar, Figure, Table, Value, forests, not_shown, sentences
-from analysis.evidence.comparison import most_seeds
-from analysis.evidence.conditions import describe, group_by
-from analysis.evidence.diagnosis import (
+from analysis.diagnosis import (
     LEARNED_MARGIN,
     RULES,
     Diagnosis,
@@ -20,6 +18,8 @@ from analysis.evidence.diagnosis import (
     learned_threshold,
     learning_rate,
 )
+from analysis.evidence.comparison import most_seeds
+from analysis.evidence.conditions import describe, group_by
 from analysis.evidence.learning_curves import learning_curves
 from analysis.evidence.next_commands import SEEDS_TO_COUNT, complete_plan, more_seeds, without_pruning
 from analysis.results import Results

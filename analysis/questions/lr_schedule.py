@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Bar, Command, Figure, Table, Value, forests
+from analysis.diagnosis import DECIDED, Diagnoses, FailureCounts, count_failures
 from analysis.evidence.comparison import (
     RunStratum,
     correctness,
@@ -17,7 +18,6 @@ from analysis.evidence.comparison import (
     usable_runs,
 )
 from analysis.evidence.conditions import describe, group_by, schedule_keys
-from analysis.evidence.diagnosis import DECIDED, Diagnoses, FailureCounts, count_failures
 from analysis.evidence.mean_rate import BASELINE, MeanRateComparison, compare_mean_rates
 from analysis.evidence.next_commands import SEEDS_TO_COUNT, complete_plan, extend, more_seeds, paired_search
 from analysis.results import Results

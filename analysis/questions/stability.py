@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.answer import UNDETERMINED, Answer, Bar, Command, Figure, Forest, Table, Value
+from analysis.diagnosis import FailureCounts, count_failures
 from analysis.evidence.comparison import (
     RunStratum,
     ended_runs,
@@ -22,7 +23,6 @@ from analysis.evidence.comparison import (
     single_model_answer,
     usable_runs,
 )
-from analysis.evidence.diagnosis import FailureCounts, count_failures
 from analysis.evidence.next_commands import SEEDS_TO_COUNT, complete_plan, more_seeds, paired_search
 from analysis.results import Results
 from analysis.statistics.intervals import (

@@ -15,7 +15,7 @@ from scipy.special import log_softmax
 from scipy.stats import norm
 from study_builder import make_epoch
 
-from analysis.evidence.predictions import PredictionsKey, PredictionStore
+from analysis.predictions import PredictionsKey, PredictionStore
 from analysis.results import Results, assemble
 from analysis.statistics.estimate import FloatArray
 from study.execution.manifest import write_study

@@ -3,7 +3,7 @@
 from xml.etree import ElementTree
 
 from analysis.answer import Bar, Figure, Forest, Line, Panel
-from analysis.evidence.diagnosis import LEARNED
+from analysis.diagnosis import LEARNED
 from analysis.rendering.plots import COLOURS, FINDING_COLOURS, ON_PAPER, for_page, for_paper, render, with_id_prefix
 from analysis.statistics.estimate import Estimate
 

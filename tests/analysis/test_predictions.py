@@ -7,7 +7,7 @@ import numpy as np
 from synthetic_spaces import SMALL
 from synthetic_study import Story, healthy, make_synthetic, non_finite, plan_of
 
-from analysis.evidence.predictions import PredictionStore
+from analysis.predictions import PredictionStore
 from analysis.results import read
 from study.scoring import Predictions
 from study.settings import Settings

@@ -17,7 +17,7 @@ from synthetic_study import (
     overfitting,
 )
 
-from analysis.evidence.diagnosis import Diagnosis, count_failures, learning_rate
+from analysis.diagnosis import Diagnosis, count_failures, learning_rate
 from analysis.results import Results
 from study.records import Outcome
 from study.settings import Settings
