@@ -9,6 +9,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 INSTALLED := .venv/.installed
 PYTEST := .venv/bin/python -m pytest
+# Processes that run the tests side by side, a file at a time; 0 for none.
+PYTEST_PROCESSES ?= 2
 # Extra arguments of pip and pytest, as in: make test PYTEST_ARGS="-k reviews".
 PIP_ARGS ?=
 PYTEST_ARGS ?=
@@ -37,7 +39,7 @@ quickstart: $(INSTALLED) ## run a small study on built-in models and data, under
 	@.venv/bin/python -m study.run --space search_spaces/quickstart.yaml
 
 test: $(INSTALLED) ## run all tests except the slow ones
-	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	@$(PYTEST) -m "not slow" -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 test-all: $(INSTALLED) ## run all tests
 	@$(PYTEST) $(PYTEST_ARGS)

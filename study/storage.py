@@ -358,7 +358,7 @@ class StudyFolder:
             writer = (values.get("versions") or {}).get("encoder-study", "an unknown version")
             raise StudyError(
                 f"the study in {self.path} has format {found}, which encoder-study {writer} wrote and reads; this is "
-                f"version {__version__}, which reads format {FORMAT}: use that version, or start over with --fresh"
+                f"version {__version__}, which reads format {FORMAT}: use that version, or train anew with study.run --fresh"
             )
         return Manifest(**{name: values[name] for name in Manifest.__slots__ if name in values})
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium.webdriver.chrome.webdriver import WebDriver
@@ -64,9 +65,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             names.setdefault(mark, []).append(item.nodeid)
         (deselected if missing else selected).append(item)
     config.stash[DESELECTED] = names
+    if hasattr(config, "workeroutput"):  # a process of pytest-xdist, which prints nothing itself
+        config.workeroutput["deselected"] = names
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = selected
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the names that a process of pytest-xdist has deselected; all of them deselect the same."""
+    node.config.stash[DESELECTED] = getattr(node, "workeroutput", {}).get("deselected", {})
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -104,11 +113,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sqlite file with MLflow's tables, to be copied: creating them takes seconds."""
-    from study.storage import StudyFolder
-    from study.tracking.mirror import Mirror
+def empty_store() -> Path:
+    """A sqlite file with MLflow's tables, to be copied."""
+    from mlflow_store import create_empty_store
 
-    folder = StudyFolder(tmp_path_factory.mktemp("empty-store"))
-    Mirror(folder, tracking_uri=None)
-    return folder.mlflow_file
+    return create_empty_store()

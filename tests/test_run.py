@@ -25,7 +25,7 @@ from study.storage import TrajectoryFolder
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, str]:
     """A finished study, and what it printed."""
-    study = Study(tmp_path_factory.mktemp("finished"))
+    study = Study(tmp_path_factory.mktemp("finished"), dashboard=True)
     return study, study.run()
 
 

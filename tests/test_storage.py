@@ -190,7 +190,7 @@ def test_a_study_of_another_format_is_refused_in_one_sentence(
     study = write_foreign_study(tmp_path / "grown", **values)
     message = (
         f"the study in {study.path} has format {format_}, which encoder-study {version} wrote and reads; this is "
-        f"version {__version__}, which reads format {FORMAT}: use that version, or run the study anew with --fresh"
+        f"version {__version__}, which reads format {FORMAT}: use that version, or train anew with study.run --fresh"
     )
     for read in (study.manifest, lambda: Storage(tmp_path).study("grown", fresh=False)):
         with pytest.raises(StudyError) as caught:

@@ -159,5 +159,5 @@ def test_a_study_from_before_a_setting_existed_continues_with_its_default(traine
     study.folder.write_plan(values)
     assert start(trained).unfinished == []
     study.folder.write_plan(values)
-    with pytest.raises(StudyError, match="compile was False, is now True"):
+    with pytest.raises(StudyError, match="compile was false, is now true"):
         start(trained, fixed={"compile": True})

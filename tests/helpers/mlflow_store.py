@@ -1,15 +1,27 @@
 """What an MLflow store has of a study, read back so that it can be compared, and the server of a study's UI command."""
 
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from servers import MlflowServer
 from study_builder import StudyBuilder
 
+from study.storage import replacing
 from study.tracking.mirror import Mirror
+
+
+def create_empty_store() -> Path:
+    """A sqlite file with MLflow's tables, which take seconds to create: once for all tests of all processes."""
+    path = Path(tempfile.gettempdir()) / f"encoder-study-tests-mlflow-{mlflow.__version__}.db"
+    if not path.exists():
+        with replacing(path, concurrent=True) as part:
+            MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+    return path
 
 
 def make_mirror(study: StudyBuilder, uri: str | None = None) -> Mirror:
