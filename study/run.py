@@ -1,6 +1,7 @@
 """Runs a study: reads its space, trains what is left of it, mirrors it to MLflow, and writes its report.
 
-Exit codes: 0 all cells are done; 1 some failed, each is named, or are missing; 2 invalid input.
+Exit codes: 0 all cells are done; 1 interrupted, or some cells failed (each is named) or are missing; 2 invalid input,
+or the disk is full.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Everything that can be set: the settings of a cell, its data, the search, and the resources of a trajectory.
 
-Every number that the loop uses is named here, with its unit and its default. Models are frozen and refuse unknown keys.
+Every hyperparameter of the loop is named here, with its unit and its default. Models are frozen and refuse unknown
+keys.
 The docstring below each field is its documentation: ``make docs`` turns them into ``docs/settings.md`` and
 ``search_spaces/schema.json``. :mod:`study.space` reads these sections from a file and says where in it an error is.
 """
@@ -388,7 +389,7 @@ class Search(Section):
     """Validation metric that a search optimises."""
 
     seed: NonNegativeInt = 0
-    """Seed of the sampler; all searches of a study draw alike."""
+    """Seed of the sampler, the same for every search of a study."""
 
     scheduler: Annotated[Scheduler | None, BeforeValidator(_scheduler_word)] = None
     """Trial scheduler that stops poor trajectories early; none trains all to their end."""

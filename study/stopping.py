@@ -47,7 +47,8 @@ def best_epoch(history: Sequence[Scores], metric: str) -> int:
 def decide(history: Sequence[Scores], policy: StoppingPolicy) -> Decision:
     """Apply ``policy`` to ``history``, whose item ``i`` holds the validation scores after epoch ``i + 1``.
 
-    The rule is the usual one (Prechelt 1998, "Early Stopping - But When?", the class UP with strips of one epoch): the
+    The usual rule of patience, close to the class UP of Prechelt (1998, "Early Stopping - But When?"), which compares
+    with the previous score where this compares with the best: the
     run ends at the ``patience``-th evaluation in a row that is not better than the best before it by more than
     ``min_delta``. ``stopped`` is False when the history ends before the cell does.
     """

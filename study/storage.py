@@ -55,7 +55,7 @@ from study.scoring import Predictions
 
 @contextlib.contextmanager
 def replacing(path: Path, *, concurrent: bool = False) -> Iterator[Path]:
-    """A path to write a file or folder to that takes the place of ``path`` when the block ends without an error.
+    """Yield a temporary path; what is written there replaces ``path`` when the block ends without an error.
 
     ``path`` then holds all of the new content or what it held before, a file even after a power cut. A folder whose
     process is killed while it is replaced may be missing, never incomplete. With ``concurrent`` several processes may
@@ -189,7 +189,7 @@ class TrajectoryFolder:
         write_json(self._config, config.to_json())
 
     def try_lock(self) -> contextlib.AbstractContextManager[IO[str] | None]:
-        """The lock of whoever trains the trajectory, None where another process does: a killed driver's worker may."""
+        """Take the trajectory's training lock; None where another process holds it, such as a worker left behind."""
         return lock_file(self.path / ".lock")
 
     def read(self) -> TrajectoryRecords:
@@ -358,7 +358,8 @@ class StudyFolder:
             writer = (values.get("versions") or {}).get("encoder-study", "an unknown version")
             raise StudyError(
                 f"the study in {self.path} has format {found}, which encoder-study {writer} wrote and reads; this is "
-                f"version {__version__}, which reads format {FORMAT}: use that version, or train anew with study.run --fresh"
+                f"version {__version__}, which reads format {FORMAT}: use that version, or train anew with "
+                "study.run --fresh"
             )
         return Manifest(**{name: values[name] for name in Manifest.__slots__ if name in values})
 

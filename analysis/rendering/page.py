@@ -62,7 +62,7 @@ def _census(report: Report) -> str:
     )
     derived = (
         f'<p class="note">{census.complete:,} complete cells come from {census.trajectories_ended:,} ended '
-        f"trajectories of {census.trajectories:,}; {census.derived:,} cells stop earlier on a trajectory that another "
+        f"trajectories of {census.trajectories:,}; {census.derived:,} cells are read off a trajectory that another "
         "cell owns.</p>"
     )
     body = f'<dl class="census">{counts}</dl>{selection}{derived}{tables}'

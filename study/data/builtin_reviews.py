@@ -1,7 +1,7 @@
 """Synthetic reviews whose label depends on context, so that word counts do not solve them.
 
 Short invented reviews of films and gadgets, for machines without a data set. A word of praise is about as often negated
-("never dull"), outweighed ("dreadful, but ... won") or somebody else's ("my brother hated it; I did not") in one class
+("never dull"), outweighed ("dreadful, but ... won") or somebody else's ("my brother loved it; I did not") in one class
 as in the other, up to a slight lean that training from random weights can start from. Counting words therefore stays
 near chance, while the rules of the grammar solve all but the label noise. Negators also occur where nothing is negated.
 """

@@ -13,7 +13,7 @@ HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """The study was asked to stop, and its trajectories have saved their checkpoints."""
+    """The study was asked to stop, and its trajectories have saved their checkpoints or have run out of time to."""
 
 
 class InterruptHandler:

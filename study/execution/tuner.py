@@ -30,7 +30,7 @@ from study.records import Epoch, Outcome, from_line
 from study.settings import Run
 from study.storage import StudyFolder, TrajectoryFolder, write_bytes
 
-# How long running trajectories may take to save after Ctrl-C: an interval's training and a checkpoint.
+# Time limit for the trajectories to save after Ctrl-C: the rest of an interval and a checkpoint.
 SAVE_WITHIN_SECONDS = 60
 
 

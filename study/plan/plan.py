@@ -59,7 +59,7 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One choice of a search: ``settings`` before any rule, the seed apart, and the ids of its ``cells``, one a seed.
+    """One choice of a search: its ``settings`` before any rule and without a seed, and the ids of its ``cells``.
 
     ``number`` counts the trials of its ``group`` (the values of the ``per`` axes, in words) from 0. A trial without
     cells is one that the space no longer holds.

@@ -1,7 +1,7 @@
 """The search of a study: Optuna chooses what to try next, and learns the results.
 
-Optuna's study lies in the study's folder as ``optuna.db``, one for each search, for `optuna-dashboard` and for the next
-start; the plan says which cells each of its trials has, and the records their results. A choice is in that file before
+``optuna.db`` in the study's folder holds an Optuna study per search, for `optuna-dashboard` and for the next start; the
+plan says which cells each trial has, and the records hold their results. A choice is in that file before
 it is in the plan, and in the plan before anything trains it, so the process may be killed anywhere: what was chosen is
 found again, and nothing is chosen twice. A file that is lost, damaged or made for other axes is rebuilt from the plan
 and the records.

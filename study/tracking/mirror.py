@@ -250,7 +250,7 @@ class Mirror:
             self._log(run, contents)
 
     def _log(self, run: _KnownRun, contents: RunContents) -> None:
-        """Log what is missing of a run: what says that a thing is there is logged after the thing."""
+        """Log what a run still lacks; a tag that marks something as logged is written after it."""
         params = {key: text for key, text in contents.params.items() if key not in run.params}
         tags = {key: text[:MAX_TAG_VAL_LENGTH] for key, text in contents.tags.items()}
         for batch in batched([Param(key, text[:MAX_PARAM_VAL_LENGTH]) for key, text in params.items()], 100):

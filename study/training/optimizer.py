@@ -11,7 +11,7 @@ from torch import nn
 from study.models.classifier import Classifier
 from study.settings import Settings
 
-# From so many steps on, float32 has both of Adam's bias corrections at exactly 1 and the count no longer grows.
+# At this step count, both of Adam's bias corrections are exactly 1 in float32, and adding 1 does not change the count.
 UNCORRECTED_STEP = 1e9
 
 
