@@ -21,6 +21,7 @@ from mlflow.entities import Run as MlflowRun
 
 from analysis.results import ResultsError
 from study.credentials import without_credentials
+from study.errors import StudyError
 from study.plan.plan import Trajectory, read_plan
 from study.records import Epoch
 from study.scoring import METRICS
@@ -61,7 +62,12 @@ def _write_study(client: MlflowClient, name: str, path: Path) -> None:
         raise ResultsError(f"the experiment {name!r} has no study: none of its runs has the tag cell = study")
     newest = parents[-1]
     _download(client, newest, "study", path)
-    plan = read_plan(StudyFolder(path))
+    folder = StudyFolder(path)
+    try:
+        folder.manifest()  # a study of another format is refused before its records are read
+    except StudyError as error:
+        raise ResultsError(str(error)) from error
+    plan = read_plan(folder)
     if plan is None:
         raise ResultsError(f"the experiment {name!r} has no plan yet: its study has only started")
     runs = {

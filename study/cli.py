@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from study.credentials import without_credentials
@@ -36,6 +37,16 @@ def _uri_with_scheme(uri: str) -> str:
             "a URI with credentials needs a scheme, such as http://USER:PASSWORD@HOST:PORT"
         )
     return uri
+
+
+def shown_path(path: Path) -> str:
+    """A path as a person would write it in the current folder."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def python_command() -> str:
+    """The Python that runs this, as a person would write it in the current folder."""
+    return shown_path(Path(sys.executable))
 
 
 def print_text(text: str) -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.cli import Parser, add_tracking_uri, print_text
+from study.cli import Parser, add_tracking_uri, print_text, python_command, shown_path
 from study.credentials import without_credentials
 from study.errors import SpaceError, StudyError
 from study.execution.growth import find_plan
@@ -63,11 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = storage.study(space.name, fresh=given.fresh)
         plan = find_plan(folder, space)
         if given.dry_run:
-            print_text(describe_plan(space, plan, cell_results(folder, plan), str(folder.path)))
+            print_text(describe_plan(space, plan, cell_results(folder, plan), shown_path(folder.path)))
             return 0
         with folder.run_lock():
             # These import torch, Ray, MLflow and matplotlib, which an invalid input need not wait for.
-            from analysis.report import write_report_of
             from study.execution.driver import Options, run
 
             options = Options(
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 verbose=given.verbose,
                 resume=resume_command(),
             )
-            return run(space, plan, folder, storage, options, write_report=write_report_of)
+            return run(space, plan, folder, storage, options, write_report=_write_report)
     except (SpaceError, StudyError) as error:
         print(without_credentials(str(error)), file=sys.stderr)
         return 2
@@ -92,12 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _write_report(folder: Path) -> Path:
+    """Write the report of the study in ``folder``; what this imports can fail no study that is trained."""
+    from analysis.report import write_report_of
+
+    return write_report_of(folder)
+
+
 def resume_command() -> str:
     """The command that resumes the study: this one, without ``--fresh`` and without credentials."""
-    program = Path(sys.executable)
-    shown = str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else str(program)
     words = [without_credentials(word) for word in sys.argv[1:] if word != "--fresh"]
-    return shlex.join([shown, "-m", "study.run", *words])
+    return shlex.join([python_command(), "-m", "study.run", *words])
 
 
 if __name__ == "__main__":

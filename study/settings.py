@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -98,7 +98,7 @@ class Section(BaseModel):
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:
         """The section whose JSON values an older version may have written: what they lack had its neutral value."""
-        return cls.model_validate({**cls.NEUTRAL, **values})
+        return cls.model_validate(_as_written(cls, values))
 
     def identity(self) -> dict[str, Any]:
         """The fields that differ from their neutral values, as JSON values: what ids are made of.
@@ -107,6 +107,23 @@ class Section(BaseModel):
         """
         neutral = _neutral_values(type(self))
         return {name: json_value(value) for name, value in self if value != neutral[name]}
+
+
+def _as_written(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored values with the neutral value of each field that they lack, within their sections too."""
+    complete = {**section.NEUTRAL, **values}
+    for name, value in values.items():
+        field = section.model_fields.get(name)
+        inner = _section_of(field.annotation) if field is not None else None
+        if inner is not None and isinstance(value, Mapping):
+            complete[name] = _as_written(inner, value)
+    return complete
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, alone or in a union; None for other fields."""
+    types = get_args(annotation) or (annotation,)
+    return next((kind for kind in types if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 @cache

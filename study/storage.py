@@ -244,7 +244,7 @@ class TrajectoryFolder:
         write_bytes(path, sink.getvalue().to_pybytes())
 
     def predictions(self, epoch: int, split: Split) -> Predictions | None:
-        """A split's predictions after ``epoch``, None where that checkpoint was never the best so far."""
+        """A split's predictions after ``epoch``; None on test where that checkpoint was never the best so far."""
         return read_predictions(self.predictions_path(epoch, split))
 
     def outcome(self) -> Outcome | None:
@@ -355,13 +355,18 @@ class StudyFolder:
         if values is None:
             return None
         if (found := values.get("format", 1)) != FORMAT:
-            writer = (values.get("versions") or {}).get("encoder-study", "an unknown version")
+            versions = values.get("versions")
+            known = versions if isinstance(versions, dict) else {}
+            writer = known.get("encoder-study", "an unknown version")
             raise StudyError(
                 f"the study in {self.path} has format {found}, which encoder-study {writer} wrote and reads; this is "
                 f"version {__version__}, which reads format {FORMAT}: use that version, or train anew with "
                 "study.run --fresh"
             )
-        return Manifest(**{name: values[name] for name in Manifest.__slots__ if name in values})
+        try:
+            return Manifest(**{name: values[name] for name in Manifest.__slots__ if name in values})
+        except TypeError as error:
+            raise ValueError(f"{self.path / 'study.json'} is not a manifest: {error}") from error
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write what the study is; with this file, the folder is a study."""

@@ -165,6 +165,13 @@ def test_a_folder_is_a_study_once_it_has_a_manifest(tmp_path: Path) -> None:
     assert study.trajectory("abc").path == study.path / "trajectories" / "abc"
 
 
+@pytest.mark.parametrize("text", ['{"format": 2}', '{"format": 2, "name": "s"}'])
+def test_a_damaged_manifest_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(ValueError, match=r"study\.json is not a manifest"):
+        StudyFolder(tmp_path).manifest()
+
+
 def write_foreign_study(path: Path, **values: object) -> StudyFolder:
     """A study of another format: a manifest whose ``format`` is in ``values``, or is missing as in format 1."""
     path.mkdir(parents=True)
@@ -179,6 +186,7 @@ def write_foreign_study(path: Path, **values: object) -> StudyFolder:
         ({"versions": {"encoder-study": "0.3.1"}}, 1, "0.3.1"),
         ({"versions": {}}, 1, "an unknown version"),
         ({"versions": None}, 1, "an unknown version"),
+        ({"versions": "0.1"}, 1, "an unknown version"),
         ({"format": 3, "versions": {"encoder-study": "7.0"}}, 3, "7.0"),
         ({"format": "two"}, "two", "an unknown version"),
     ],

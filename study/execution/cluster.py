@@ -77,7 +77,8 @@ def connect(address: str | None, *, verbose: bool, dashboard: bool = True) -> Cl
             logging_level=level,
             configure_logging=verbose,
             namespace="study",
-            include_dashboard=dashboard if address is None else None,
+            # None starts it if it can: with True, a dashboard that fails to start would end the study.
+            include_dashboard=None if dashboard or address is not None else False,
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = address or "this machine"

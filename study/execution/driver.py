@@ -103,7 +103,9 @@ def _encode(
     space: Space, plan: Plan, left: Sequence[Trajectory], storage: Storage, console: Console
 ) -> dict[str, Path]:
     """Encode the data for all models that may be trained. Raises StudyError for data or models that cannot be used."""
-    models = space.models if plan.open else tuple(dict.fromkeys(trajectory.settings.model for trajectory in left))
+    # A search that is resumed may try another model with the budget that a trial returns by stopping early.
+    choosing = plan.open or (bool(left) and space.search.method != "grid")
+    models = space.models if choosing else tuple(dict.fromkeys(trajectory.settings.model for trajectory in left))
     if models:
         console.print(f"preparing {space.examples:,} examples for {', '.join(models)} …")
     try:

@@ -33,6 +33,8 @@ def label(key: str, value: object) -> str:
         return str(value)
     if isinstance(value, float):
         return f"{key} {value:g}"
+    if isinstance(value, tuple):
+        value = list(value)
     return f"{key} {'none' if value is None else value}"
 
 

@@ -1,8 +1,10 @@
 """A report from MLflow equals that from the folder; of running trajectories MLflow has the metrics."""
 
+import json
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from synthetic_study import Story, SyntheticStudy, collapsing, healthy, make_synthetic, plan_of
 
 from analysis.from_mlflow import study_from_mlflow
@@ -75,6 +77,18 @@ def test_a_running_study_has_what_its_metrics_say(tmp_path: Path) -> None:
                 assert first is not None
                 assert second is not None
                 assert (first.nll == second.nll).all()
+
+
+def test_a_study_of_another_format_is_refused_as_from_its_folder(tmp_path: Path) -> None:
+    path, uri = mirrored(finished_study(tmp_path), tmp_path / "studies")
+    manifest = json.loads((path / "study.json").read_text()) | {"format": 1}
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(path.name)
+    assert experiment is not None
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.cell = 'study'")
+    client.log_text(parent.info.run_id, json.dumps(manifest), "study/study.json")
+    with pytest.raises(ResultsError, match="has format 1"), study_from_mlflow(path.name, tracking_uri=uri):
+        pass
 
 
 def test_a_missing_experiment_or_server_is_named(tmp_path: Path) -> None:

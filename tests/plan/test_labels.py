@@ -31,6 +31,7 @@ search: {method: random, trials: 3, per: [model, lr_schedule, early_stopping]}
         ("learning_rate", 5e-5, "learning_rate 5e-05"),
         ("batch_size", 16, "batch_size 16"),
         ("dropout", None, "dropout none"),
+        ("adam_betas", (0.9, 0.98), "adam_betas [0.9, 0.98]"),
         ("early_stopping", None, "no early stopping"),
         ("early_stopping", EarlyStopping(patience=2), "patience 2 on loss"),
         (
