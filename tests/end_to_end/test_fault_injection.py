@@ -93,7 +93,7 @@ def test_a_killed_driver_loses_no_record(undisturbed: Study, tmp_path: Path, tim
 def interrupt(study: Study, *signals: signal.Signals) -> str:
     """Start a study and send it signals once it trains; returns what it printed."""
     process = study.start()
-    wait_until(lambda: any(study.histories().values()) or process.poll() is not None, seconds=120)
+    wait_until(lambda: any(study.histories().values()) or process.poll() is not None, seconds=300)
     for number in signals:
         process.send_signal(number)
         time.sleep(0.2)
@@ -127,7 +127,7 @@ def test_a_server_that_dies_does_not_delay_the_study_and_is_synced_later(
     server.start()
     study = make_study(tmp_path / "served")
     process = study.start("--tracking-uri", server.uri)
-    wait_until(lambda: any(study.histories().values()) or process.poll() is not None, seconds=120)
+    wait_until(lambda: any(study.histories().values()) or process.poll() is not None, seconds=300)
     server.kill()
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
@@ -183,7 +183,7 @@ def test_a_lost_node_loses_no_record(undisturbed: Study, tmp_path: Path, two_nod
     study.space["run"]["gpu"] = "auto"
     process = study.start("--address", two_nodes.address)
     lost = two_nodes.nodes[1]
-    wait_until(lambda: training_workers(lost.pid) and len(study.histories()) == 2, seconds=120)
+    wait_until(lambda: training_workers(lost.pid) and len(study.histories()) == 2, seconds=300)
     kill_processes(family(lost.pid))
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output

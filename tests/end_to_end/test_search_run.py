@@ -66,7 +66,7 @@ def kill_drivers(study: Study, *, times: int, seed: int) -> None:
     earlier: list[Any] = []
     for _ in range(times):
         process = study.start()
-        wait_until(lambda: study.histories() or process.poll() is not None, seconds=120)  # noqa: B023
+        wait_until(lambda: study.histories() or process.poll() is not None, seconds=300)  # noqa: B023
         time.sleep(rng.uniform(0.0, 8.0))
         orphans = family(process.pid)[1:]
         os.kill(process.pid, signal.SIGKILL)
