@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from analysis.statistics.estimate import Estimate
 
 UNDETERMINED = "undetermined"
+# The verdict of a question that the study's design does not ask, such as that of two models where it has one.
+NOT_ASKED = "not asked"
 BARS_A_PANEL = 12
 
 # How an estimate is written: a share in percent, a difference of shares in percentage points, a number as it is.
@@ -64,13 +66,15 @@ def sentences(*parts: str) -> str:
 class Line:
     """One line of a panel.
 
-    ``group`` decides colour and legend entry, ``low`` and ``high`` are the bounds of ``y``, ``marks`` the (x, y) of
-    points that get a cross. ``thin`` is for many lines in one panel, ``dots`` marks every point.
+    ``group`` decides colour and legend entry, ``name`` says what the line is, where the group does not. ``low`` and
+    ``high`` are the bounds of ``y``, ``marks`` the (x, y) of points that get a cross. ``thin`` is for many lines in one
+    panel, ``dots`` marks every point.
     """
 
     x: Sequence[float]
     y: Sequence[float]
     group: str
+    name: str = ""
     thin: bool = False
     dots: bool = False
     low: Sequence[float] | None = None
@@ -80,7 +84,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One pair of axes. ``levels`` are horizontal lines, each with its name; ``diagonal`` draws y = x."""
+    """One pair of axes. ``levels`` are horizontal lines, each with its name; ``diagonal`` draws y = x.
+
+    ``label_lines`` writes the names of the lines beside their ends; otherwise one sees them by pointing at a line.
+    """
 
     title: str
     x_label: str
@@ -88,7 +95,9 @@ class Panel:
     lines: Sequence[Line]
     levels: Sequence[tuple[float, str]] = ()
     diagonal: bool = False
+    label_lines: bool = False
     log_x: bool = False
+    x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
     percent_y: bool = False
     percent_x: bool = False
@@ -157,17 +166,41 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command that a person can run, and its purpose as a verb phrase, such as "adds seeds"."""
+    """A command that a person can run, and its purpose as a verb phrase, such as "adds seeds".
+
+    ``added`` has the values that it adds to settings of the study, ``overrides`` its other ``--set`` options.
+    """
 
     purpose: str
     command: str
+    added: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+
+# The families in which claims are corrected: how often runs fail, and what they score.
+Family = Literal["failures", "scores"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What an answer claims if its p-value holds together with those of the report's other claims.
+
+    ``verdict`` and ``sentence`` are the answer's in that case. ``p_value`` is that of the claim alone.
+    """
+
+    family: Family
+    p_value: float
+    verdict: str
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The answer to one question.
 
-    ``verdict`` is yes, no, a named choice or :data:`UNDETERMINED`; ``sentence`` is one that a reader can quote.
+    ``verdict`` is a named choice, :data:`UNDETERMINED` or :data:`NOT_ASKED`; ``sentence`` is one that a reader can
+    quote. Where there is a ``claim``, these are the verdict and the sentence for a claim that does not hold, and
+    :mod:`analysis.findings` decides which of the two stand.
     ``estimate`` is the number that the verdict rests on, None where nothing could be estimated: ``estimated`` describes
     it, and ``unit`` says how it is written. ``seeds`` is the largest number of seeds of a condition.
     """
@@ -175,6 +208,7 @@ class Answer:
     question: str
     verdict: str
     sentence: str
+    claim: Claim | None = None
     estimate: Estimate | None = None
     estimated: str = ""
     unit: Unit = "points"

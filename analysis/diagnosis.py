@@ -1,6 +1,7 @@
 """The diagnosis of each trajectory, such as healthy, overfitting or collapsed, and counts of failures.
 
-Rules on the recorded history alone, each with a named threshold, so that a reader can check them by hand.
+Rules on the recorded history and the predictions on validation, each with a named threshold, so that a reader can
+check them by hand.
 """
 
 from __future__ import annotations
@@ -10,70 +11,95 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from analysis.epoch_tests import (
+    ERRORS_FROM_CHANCE,
+    ERRORS_OF_CHANGE,
+    FALL,
+    FLAT_LOSS,
+    LEAST_GAIN,
+    MAJORITY_SHARE,
+    RISE_NATS,
+    RISE_SHARE,
+    EpochTests,
+)
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.intervals import clopper_pearson
-from analysis.trajectory_results import Chance, TrajectoryResult
+from analysis.trajectory_results import TrajectoryResult
 from study.records import Epoch
 from study.training.schedules import LearningRate
 
 Finding = Literal[
     "healthy",
+    "over-confident late",
     "overfitting",
     "declined",
+    "declined and recovered",
     "collapsed",
     "collapsed and recovered",
     "never learned",
     "not learned yet",
     "flat, cause open",
+    "not shown to have learned",
+    "memorised",
     "non-finite",
     "no evaluation",
 ]
 FAILURES: tuple[Finding, ...] = ("collapsed", "never learned", "non-finite")
-LEARNED: tuple[Finding, ...] = ("healthy", "overfitting", "declined", "collapsed and recovered")
+LEARNED: tuple[Finding, ...] = (
+    "healthy",
+    "over-confident late",
+    "overfitting",
+    "declined",
+    "declined and recovered",
+    "collapsed and recovered",
+)
 # The findings that say whether the run failed; runs with other findings are counted apart.
 DECIDED: tuple[Finding, ...] = (*LEARNED, *FAILURES)
-
-# A model has learned if its validation accuracy is above chance by this and by three standard errors.
-LEARNED_MARGIN = 0.05
-# A training loss above this share of the best constant prediction's loss is flat: the model separates nothing.
-FLAT_LOSS = 0.95
-# The majority-class share from which on a model predicts one class for nearly every example.
-MAJORITY_SHARE = 0.95
-# Validation loss that ends this much (nats) and this share above its lowest value has risen.
-RISE_NATS, RISE_SHARE = 0.02, 0.05
-# Validation accuracy that ends this far below its best has declined.
-DECLINE = 0.10
+# Failures, and large losses of what was learned that do not end at chance.
+UNSTABLE: tuple[Finding, ...] = (*FAILURES, "declined", "declined and recovered", "collapsed and recovered")
+# A fall of accuracy that ends counts from here on.
+DIP = 0.10
 
 RULES = (
     (
-        "Chance is what the best constant prediction scores on validation (for two equal classes accuracy 0.5, loss "
-        f"ln 2). A model has learned once validation accuracy is above chance by {LEARNED_MARGIN:.0%} and by three "
-        f"standard errors, with a training loss below {FLAT_LOSS:g} of that of chance; without the latter, only if "
-        "accuracy stays there to the end."
+        "Chance is what the best constant prediction scores on validation, whatever the classes' shares. A model is "
+        f"better than chance if its accuracy or its loss on validation improves on that by {ERRORS_FROM_CHANCE:g} "
+        f"standard errors, the loss paired by example and by at least {LEAST_GAIN:.0%}. It has learned once it is "
+        f"better than chance with a training loss below {FLAT_LOSS:g} times that of chance, or stays better to the end."
     ),
     (
-        "Collapsed: the model had learned, and at the end is at chance again with a training loss above "
-        f"{FLAT_LOSS:g} of that of chance. A failed run in the sense of Mosbach et al. (2021): no better than the "
-        "majority class at the end."
+        "Collapsed: the model had learned, and at the end is not better than chance and separates nothing: one class "
+        f"for {MAJORITY_SHARE:.0%} of the examples, logits without spread, or a training loss above {FLAT_LOSS:g} "
+        "times that of chance. A failed run in the sense of Mosbach et al. (2021)."
     ),
-    "Collapsed and recovered: the same in the middle of training, but better than chance at the end; not a failure.",
+    "Collapsed and recovered: the same during training, but better than chance at the end. Unstable, not failed.",
     (
-        "Never learned: at chance at the end without having learned before, although a run of the same model had "
-        "learned with no larger learning-rate budget (the sum of the rates of all steps, which bounds how far Adam can "
-        "move a weight) and no higher peak rate. Counted as a failure."
-    ),
-    (
-        "Not learned yet: the same, but every run of the same model that learned had a larger budget by then. Not a "
-        "failure."
-    ),
-    "Flat, cause open: the same, but no other run shows which of the two it is. Counted apart.",
-    (
-        f"Overfitting: validation loss ends more than {RISE_NATS} nats and {RISE_SHARE:.0%} above its lowest value, "
-        "while training loss continued to fall (Prechelt 1998)."
+        "Never learned: separates nothing at the end without having learned before, although a run of the same model "
+        "had learned with no larger learning-rate budget (the sum of the rates of all steps, which bounds how far Adam "
+        "can move a weight) and no higher peak rate. Failed."
     ),
     (
-        f"Declined: none of the above, and validation accuracy ends {DECLINE:.0%} or more below its best: a partial "
-        "loss of what was learned."
+        "Not learned yet: separates nothing, but every run of the same model that learned had used a larger budget by "
+        "then. Not failed."
+    ),
+    "Flat, cause open: separates nothing, and no other run shows which of these two it is. Counted apart.",
+    (
+        "Not shown to have learned: the model separates the examples, but this validation split is too small to tell "
+        "its score from chance. Neither failed nor learned."
+    ),
+    (
+        "Memorised: training loss is below that of chance, while validation loss is above it beyond its error and "
+        "accuracy was never better than chance: the labels do not follow from the texts. Counted apart."
+    ),
+    (
+        f"Overfitting: validation loss ends above its lowest value by more than {RISE_NATS} nats, {RISE_SHARE:.0%} and "
+        f"{ERRORS_OF_CHANGE:g} standard errors of the paired difference, while training loss continued to fall "
+        f"(Prechelt 1998), and accuracy ends below its best by {100 * FALL:.0f} points or more and "
+        f"{ERRORS_OF_CHANGE:g} standard errors. Over-confident late: the same rise of loss with accuracy kept."
+    ),
+    (
+        "Declined: accuracy fell by as much without that: part of what was learned is lost. Declined and recovered: "
+        f"accuracy fell by {100 * DIP:.0f} points or more during training, and rose again. Unstable, not failed."
     ),
     (
         "A majority-class start means that the first epochs predict a single class; it is marked, and is not a failure "
@@ -104,6 +130,11 @@ class Diagnosis:
         return self.finding in FAILURES
 
     @property
+    def unstable(self) -> bool:
+        """Whether the run failed or lost a large part of what it had learned on the way."""
+        return self.finding in UNSTABLE
+
+    @property
     def learned(self) -> bool:
         """Whether the model ended better than chance."""
         return self.finding in LEARNED
@@ -113,9 +144,9 @@ class Diagnosis:
 Diagnoses = Mapping[str, Diagnosis]
 
 
-def diagnose(runs: Sequence[TrajectoryResult], chance: Chance) -> tuple[Diagnosis, ...]:
+def diagnose(runs: Sequence[TrajectoryResult], tests: EpochTests) -> tuple[Diagnosis, ...]:
     """The diagnosis of every trajectory, in the same order; runs at chance are compared with their siblings."""
-    diagnoses = [_diagnose_by_history(run, chance) for run in runs]
+    diagnoses = [_diagnose_by_history(run, tests) for run in runs]
     learners = [
         (diagnosis, _budget_to_learn(diagnosis)) for diagnosis in diagnoses if diagnosis.learned_epoch is not None
     ]
@@ -133,18 +164,13 @@ class FailureCounts:
     runs: int
 
     @property
-    def events_and_trials(self) -> tuple[int, int]:
-        """The counts in the form that :mod:`analysis.statistics.intervals` takes."""
-        return self.failed, self.runs
-
-    @property
     def rate(self) -> Estimate:
         """The failure rate with its Clopper-Pearson interval."""
         return clopper_pearson(self.failed, self.runs)
 
 
 def count_failures(runs: Iterable[TrajectoryResult], diagnoses: Diagnoses) -> FailureCounts:
-    """How many of ``runs`` failed."""
+    """How many of ``runs`` failed; of one condition, since a sum over unlike conditions estimates nothing."""
     failed = [diagnoses[run.trajectory.id].failed for run in runs]
     return FailureCounts(failed=sum(failed), runs=len(failed))
 
@@ -154,23 +180,17 @@ def learning_rate(run: TrajectoryResult) -> LearningRate:
     return LearningRate.of(run.settings, run.trajectory.optimizer_steps)
 
 
-def learned_threshold(chance: Chance) -> float:
-    """The validation accuracy from which on a model has learned something."""
-    error = math.sqrt(chance.accuracy * (1 - chance.accuracy) / chance.examples) if chance.examples else 0.0
-    return chance.accuracy + max(LEARNED_MARGIN, 3 * error)
-
-
-def _diagnose_by_history(run: TrajectoryResult, chance: Chance) -> Diagnosis:
+def _diagnose_by_history(run: TrajectoryResult, tests: EpochTests) -> Diagnosis:
     """The diagnosis by a trajectory's own history."""
     epochs = run.epochs
     if not epochs:
         return Diagnosis(run=run, finding="no evaluation")
     if bad := next((epoch for epoch in epochs if _is_non_finite(epoch)), None):
         return Diagnosis(run=run, finding="non-finite", onset_epoch=bad.epoch, onset_examples=bad.examples_seen)
-    threshold, flat_loss = learned_threshold(chance), FLAT_LOSS * chance.loss
-    collapsed = [epoch.validation["accuracy"] < threshold and _latest_loss(run, epoch) >= flat_loss for epoch in epochs]
-    learned = _learned_epoch(run, threshold, flat_loss)
-    in_majority_class = [epoch.majority_share >= MAJORITY_SHARE for epoch in epochs]
+    better = [tests.better_than_chance(run.trajectory.id, epoch) for epoch in epochs]
+    separates_nothing = [tests.separates_nothing(epoch, _latest_loss(run, epoch)) for epoch in epochs]
+    in_majority_class = [tests.one_class(epoch) for epoch in epochs]
+    learned = _learned_epoch(run, better, FLAT_LOSS * tests.chance.loss)
     diagnosis = Diagnosis(
         run=run,
         finding="flat, cause open",
@@ -179,46 +199,69 @@ def _diagnose_by_history(run: TrajectoryResult, chance: Chance) -> Diagnosis:
         ends_in_majority_class=in_majority_class[-1],
     )
     if learned is None:
-        return diagnosis
+        return replace(diagnosis, finding=_finding_at_chance(run, tests, separates_nothing=separates_nothing[-1]))
+    collapsed = [nothing and not up for nothing, up in zip(separates_nothing, better, strict=True)]
     later = [i for i in range(learned, len(epochs)) if collapsed[i]]
     if later:
         # Of a run that ends collapsed, the onset is that of its last collapse.
         first = max(i for i in later if i == learned or not collapsed[i - 1]) if collapsed[-1] else later[0]
         finding: Finding = "collapsed" if collapsed[-1] else "collapsed and recovered"
-        onset_examples = _last_learning_at(run, epochs[first], flat_loss)
+        onset_examples = _last_learning_at(run, epochs[first], FLAT_LOSS * tests.chance.loss)
         return replace(diagnosis, finding=finding, onset_epoch=epochs[first].epoch, onset_examples=onset_examples)
-    finding, onset = _after_learning(epochs)
+    finding, onset = _after_learning(run, tests)
     if onset is None:
         return replace(diagnosis, finding=finding)
     return replace(diagnosis, finding=finding, onset_epoch=onset.epoch, onset_examples=onset.examples_seen)
 
 
-def _learned_epoch(run: TrajectoryResult, threshold: float, flat_loss: float) -> int | None:
+def _learned_epoch(run: TrajectoryResult, better: Sequence[bool], flat_loss: float) -> int | None:
     """The epoch by which something was learned: better than chance on validation and in training loss.
 
-    Without the latter, accuracy has to stay above chance to the end: a brief rise is not learning.
+    Without the latter, the run has to stay better than chance to the end: a brief rise is not learning.
     """
-    above = [epoch.validation["accuracy"] >= threshold for epoch in run.epochs]
-    in_both = [up and _latest_loss(run, epoch) < flat_loss for up, epoch in zip(above, run.epochs, strict=True)]
+    in_both = [up and _latest_loss(run, epoch) < flat_loss for up, epoch in zip(better, run.epochs, strict=True)]
     if any(in_both):
         return in_both.index(True) + 1
     # The length of the history up to its last epoch at chance.
-    until_chance = len(above) - next((i for i, up in enumerate(reversed(above)) if not up), len(above))
-    return until_chance + 1 if until_chance < len(above) else None
+    until_chance = len(better) - next((i for i, up in enumerate(reversed(better)) if not up), len(better))
+    return until_chance + 1 if until_chance < len(better) else None
 
 
-def _after_learning(epochs: Sequence[Epoch]) -> tuple[Finding, Epoch | None]:
+def _finding_at_chance(run: TrajectoryResult, tests: EpochTests, *, separates_nothing: bool) -> Finding:
+    """The finding of a run that was never shown to have learned."""
+    if separates_nothing:
+        return "flat, cause open"
+    last = run.epochs[-1]
+    fits = last.train_loss < FLAT_LOSS * tests.chance.loss
+    return "memorised" if fits and tests.worse_than_chance(run.trajectory.id, last) else "not shown to have learned"
+
+
+def _after_learning(run: TrajectoryResult, tests: EpochTests) -> tuple[Finding, Epoch | None]:
     """The finding of a run that learned and never fell back to chance, and the epoch of its onset."""
+    epochs, trajectory = run.epochs, run.trajectory.id
     best = max(epochs, key=lambda epoch: epoch.validation["accuracy"])
     last, lowest = epochs[-1], min(epochs, key=lambda epoch: epoch.validation["loss"])
-    rose = last.validation["loss"] - lowest.validation["loss"] > max(RISE_NATS, RISE_SHARE * lowest.validation["loss"])
+    fell = last is not best and tests.accuracy_fell(trajectory, best, last)
+    rose = last is not lowest and tests.loss_rose(trajectory, lowest, last)
     if rose and last.train_loss < lowest.train_loss:
-        return "overfitting", epochs[lowest.epoch]
-    if best.validation["accuracy"] - last.validation["accuracy"] >= DECLINE:
+        return "overfitting" if fell else "over-confident late", epochs[lowest.epoch]
+    if fell:
         after_best = epochs[best.epoch :]
         worse = (epoch for epoch in after_best if epoch.validation["accuracy"] < best.validation["accuracy"])
         return "declined", next(worse)
-    return "healthy", None
+    dip = _dip(run, tests)
+    return ("declined and recovered", dip) if dip else ("healthy", None)
+
+
+def _dip(run: TrajectoryResult, tests: EpochTests) -> Epoch | None:
+    """The first epoch that fell far below the best before it, though the run recovered; None where there is none."""
+    best = run.epochs[0]
+    for epoch in run.epochs[1:]:
+        fall = best.validation["accuracy"] - epoch.validation["accuracy"]
+        if fall >= DIP and tests.accuracy_fell(run.trajectory.id, best, epoch):
+            return epoch
+        best = epoch if fall < 0 else best
+    return None
 
 
 def _compare_with_siblings(diagnosis: Diagnosis, learners: Sequence[tuple[Diagnosis, float]]) -> Diagnosis:

@@ -1,73 +1,88 @@
-"""The opening of a report: the study's state, what each condition scored on test, and published results beside it."""
+"""The opening of a report: what happened, what each condition scored, and the study's state."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from analysis.answer import Table, Value, sentences
-from analysis.diagnosis import learned_threshold
-from analysis.evidence.comparison import model_specific_keys
-from analysis.evidence.conditions import SettingsKey, describe, schedule_keys, settings_key
-from analysis.evidence.trials import (
-    describe_selection,
-    objective_gain,
-    pruned_table,
-    search_warnings,
-    searches_table,
-    trials_by_group,
-)
+from analysis.evidence.condition_scores import ConditionScores, ranked_conditions
+from analysis.evidence.names import Naming, cell_naming
+from analysis.evidence.trials import describe_selection, pruned_table, search_warnings, searches_table, trials_by_group
 from analysis.results import Census, Results
 from analysis.statistics.estimate import Estimate
-from analysis.statistics.intervals import mean_over_seeds
-from analysis.statistics.multibootstrap import mean_over_seeds_and_examples
+from analysis.what_happened.best_setting import best_setting
+from analysis.what_happened.cost import training_cost
+from analysis.what_happened.distances import distances
+from analysis.what_happened.early_stops import early_stops
+from analysis.what_happened.failed_runs import failed_runs
 from analysis.wording import count, number, percent
-from study.plan.cell_results import CellResult
 from study.plan.labels import label
 from study.settings import Reference, Settings
 
-# The trials of each search that the opening shows.
+# Conditions that the first table shows; of more, these are the best, and another table has all.
+MOST_SHOWN = 20
+# The trials of each search that are shown, however many are better in other searches.
 BEST_TRIALS = 3
-INTERVALS = "Intervals are over seeds and test examples (Cameron, Gelbach & Miller 2011)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """One line of what happened: a heading of a few words, and sentences."""
+
+    heading: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
     """What opens a report.
 
-    ``origin`` says when the study started, its size and its data; ``selection`` how its cells were chosen, and
-    ``warnings`` what a reader has to know before any number. ``main`` has models and schedules at one setting of
-    everything else, or a search's best trials; ``all_conditions`` has every condition, ``searches`` what each search
-    has spent, and ``pruned`` the cells that a trial scheduler stopped.
+    ``origin`` says when the study started, its size and its data, ``warnings`` what a reader has to know before any
+    number, and ``what_happened`` the facts in a few lines. ``main`` has the conditions, the best on validation first,
+    and ``all_conditions`` those that ``main`` has no room for, too. ``selection`` says how the study's cells were
+    chosen; ``searches`` has what each search has spent, and ``pruned`` the cells that a trial scheduler stopped.
     """
 
     origin: str
-    selection: Sequence[str]
     warnings: Sequence[str]
+    what_happened: Sequence[Statement]
     main: Table
     all_conditions: Table | None
+    selection: Sequence[str]
     searches: Table | None
     pruned: Table | None
 
 
 def overview(results: Results) -> Overview:
-    """Score every condition on test, failed runs included, and show published results beside them."""
-    conditions = _conditions(results)
-    tables = _search_tables(results, conditions) if results.searching else _grid_tables(results, conditions)
+    """Say what happened, and rank every condition, failed runs included, with published results beside them."""
+    ranked = ranked_conditions(results)
+    main, all_conditions = _tables(results, ranked)
     return Overview(
         origin=_origin(results),
-        selection=describe_selection(results),
         warnings=[*_census_warnings(results.census), *search_warnings(results)],
-        main=tables[0],
-        all_conditions=tables[1],
+        what_happened=_what_happened(results, ranked),
+        main=main,
+        all_conditions=all_conditions,
+        selection=describe_selection(results),
         searches=searches_table(results),
         pruned=pruned_table(results),
     )
+
+
+def _what_happened(results: Results, ranked: Sequence[ConditionScores]) -> list[Statement]:
+    if not any(run.epochs for run in results.runs):
+        return [Statement(heading="Runs", text="No run has an evaluation yet.")]
+    parts = {
+        "Failed runs": failed_runs(results),
+        "Best setting by validation": best_setting(results, ranked),
+        "Distance to other settings": distances(results, ranked),
+        "Stopping early": early_stops(results),
+        "Cost": training_cost(results),
+    }
+    return [Statement(heading=heading, text=text) for heading, text in parts.items() if text]
 
 
 def _origin(results: Results) -> str:
@@ -105,112 +120,38 @@ def _census_warnings(census: Census) -> list[str]:
     return warnings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConditionScores:
-    """All cells of one condition, and the mean test scores of those that are complete and not pruned.
-
-    ``at_chance`` of these are no better than chance on validation, and ``without_score`` have no score on test.
-    """
-
-    settings: Settings
-    cells: Sequence[CellResult]
-    accuracy: Estimate
-    loss: Estimate
-    at_chance: int
-    without_score: int
-
-    @property
-    def complete(self) -> int:
-        """How many of its cells reached their own end."""
-        return sum(map(_reached_end, self.cells))
-
-    @property
-    def pruned(self) -> int:
-        """How many of its cells a trial scheduler stopped; their scores are not those of whole runs, and left out."""
-        return sum(result.stop_reason == "cut" for result in self.cells)
-
-
-def _reached_end(result: CellResult) -> bool:
-    return result.state == "complete" and result.stop_reason != "cut"
-
-
-def _conditions(results: Results) -> list[ConditionScores]:
-    """The scores of every condition, in the plan's order."""
-    groups: dict[SettingsKey, list[CellResult]] = {}
-    for result in results.cells:
-        groups.setdefault(settings_key(result.cell.settings, ["seed"]), []).append(result)
-    results.predictions.preload([result for result in results.cells if _reached_end(result)], ["test"])
-    return [_condition_scores(results, group) for group in groups.values()]
-
-
-def _condition_scores(results: Results, group: Sequence[CellResult]) -> ConditionScores:
-    complete = [result for result in group if _reached_end(result)]
-    examples = [scores for result in complete if (scores := results.predictions.scores(result, "test")) is not None]
-    selected = [result.chosen for result in complete if result.chosen and result.chosen.test is not None]
-    if examples and len(examples) == len(selected):
-        accuracy = mean_over_seeds_and_examples(np.stack([scores.correct.astype(float) for scores in examples]))
-        loss = mean_over_seeds_and_examples(np.stack([scores.nll for scores in examples]))
-    else:
-        tests = [epoch.test for epoch in selected if epoch.test is not None]
-        accuracy, loss = (mean_over_seeds([scores[name] for scores in tests]) for name in ("accuracy", "loss"))
-    threshold = learned_threshold(results.chance)
-    return ConditionScores(
-        settings=group[0].cell.settings,
-        cells=group,
-        accuracy=accuracy.clipped(0, 1),
-        loss=loss.clipped(0, math.inf),
-        at_chance=sum(epoch.validation["accuracy"] < threshold for epoch in selected),
-        without_score=len(complete) - len(selected),
+def _tables(results: Results, ranked: Sequence[ConditionScores]) -> tuple[Table, Table | None]:
+    """The best conditions, those with a published result, and each search's best; and all, where these are more."""
+    shown = list(ranked)
+    if len(ranked) > MOST_SHOWN:
+        kept = {id(condition) for condition in [*ranked[:MOST_SHOWN], *_best_of_searches(results, ranked)]}
+        shown = [c for c in ranked if id(c) in kept or _reference(results, c.settings) is not None]
+    note = (
+        "Best first by mean validation accuracy over seeds, which selects and so looks better than it is. Test scores "
+        "are those of the checkpoints that validation selected, over all complete seeds, failed runs included; their "
+        "95 % intervals are for new seeds and new test examples, and a single seed has none. Ended collapsed: at "
+        "chance or with a non-finite loss at the end, whatever was learned before. At chance: of the selected "
+        "checkpoints."
     )
+    if results.searching:
+        note = note.replace("validation accuracy", f"validation {results.search.objective}", 1)
+    title = "Settings, the best first"
+    if len(shown) < len(ranked):
+        title = f"The best of {len(ranked):,} settings"
+    main = _table(title, shown, results, note=sentences(note, _sources(results, shown)))
+    if len(shown) == len(ranked):
+        return main, None
+    return main, _table(f"All {len(ranked):,} settings", ranked, results, published=False)
 
 
-def _search_tables(results: Results, conditions: Sequence[ConditionScores]) -> tuple[Table, Table]:
-    """The best trials of each search, by validation, with what was published, and all conditions."""
-    keys = ["model", *(key for key in results.varying if key not in ("model", "seed"))]
-    by_key = {settings_key(condition.settings, ["seed"]): condition for condition in conditions}
-    main = [condition for condition in conditions if _reference(results, condition.settings)]
+def _best_of_searches(results: Results, ranked: Sequence[ConditionScores]) -> list[ConditionScores]:
+    """The best complete trials of each search."""
+    best = []
     for trials in trials_by_group(results).values():
-        complete = [trial for trial in trials if trial.complete]
-        best = sorted(complete, key=lambda trial: -objective_gain(results, trial.cells))[:BEST_TRIALS]
-        main += [by_key[settings_key(trial.settings, ["seed"])] for trial in best]
-    note = (
-        f"The {BEST_TRIALS} trials of each search that are best on validation, and their test scores. The best of many "
-        "trials looks better on validation than it is; test had no part in the selection. "
-        f"{INTERVALS}."
-    )
-    unique = list({id(condition): condition for condition in main}.values())
-    best_table = _table("The best trials of each search", unique, results, keys)
-    all_conditions = _table("All conditions", conditions, results, keys, published=False)
-    return replace(best_table, note=sentences(note, _sources(results, main))), all_conditions
-
-
-def _grid_tables(results: Results, conditions: Sequence[ConditionScores]) -> tuple[Table, Table | None]:
-    """Models and schedules at one setting of everything else, and all conditions where there are more."""
-    schedule = schedule_keys(results.varying) or ("lr_schedule",)
-    keys = ["model", *schedule, *(key for key in model_specific_keys(results) if key not in schedule)]
-    others = [key for key in results.varying if key not in (*keys, "seed")]
-    shown_at = _main_settings(results)
-    main_key = settings_key(shown_at, [*keys, "seed"])
-    main = [condition for condition in conditions if settings_key(condition.settings, [*keys, "seed"]) == main_key]
-    note = (
-        "Test scores of the checkpoints that validation selected, over all complete seeds, failed runs included. "
-        f"{INTERVALS}, clipped to what is possible; a single seed has none."
-    )
-    if others:
-        note += f" Shown at {describe(shown_at, others)}; the next table has all conditions."
-    main_table = _table("Test loss and test accuracy", main, results, keys)
-    all_keys = [*keys, *others]
-    all_conditions = _table("All conditions", conditions, results, all_keys, published=False) if others else None
-    return replace(main_table, note=sentences(note, _sources(results, main))), all_conditions
-
-
-def _main_settings(results: Results) -> Settings:
-    """The settings at which models and schedules are shown: the first published result's, else the first cell's."""
-    for reference in results.space.references:
-        for cell in results.plan.cells:
-            if reference.matches(cell.settings):
-                return cell.settings
-    return results.plan.cells[0].settings
+        cells = {trial.cells[0].cell.id for trial in trials if trial.complete}
+        of_search = [c for c in ranked if any(result.cell.id in cells for result in c.cells)]
+        best += of_search[:BEST_TRIALS]
+    return best
 
 
 def _reference(results: Results, settings: Settings) -> Reference | None:
@@ -235,45 +176,46 @@ def _sources(results: Results, conditions: Sequence[ConditionScores]) -> str:
 
 
 def _table(
-    title: str,
-    conditions: Sequence[ConditionScores],
-    results: Results,
-    keys: Sequence[str],
-    *,
-    published: bool = True,
+    title: str, conditions: Sequence[ConditionScores], results: Results, *, note: str = "", published: bool = True
 ) -> Table:
     """A row per condition; with ``published``, columns for published results where any condition has one."""
-    keys = [key for key in keys if key != "model"]
+    naming = cell_naming(results)
     references = [_reference(results, condition.settings) if published else None for condition in conditions]
-    published = any(references)
-    rows: list[tuple[Value, ...]] = []
+    settings = [key for key in naming.keys if key not in ("model", "seed")]
+    columns = ["model", *(["setting"] if settings else [])]
+    columns += ["validation accuracy", "test accuracy", "test loss", "seeds", "ended collapsed", "at chance"]
+    formats = ["t", *("t" for _ in settings[:1]), "%", "%", ".3", "t", "t", "t"]
+    rows = []
     for condition, reference in zip(conditions, references, strict=True):
-        model, complete = label("model", condition.settings.model), condition.complete
-        scores: tuple[Value, ...] = (condition.loss, condition.accuracy)
-        if complete <= condition.without_score:
-            scores = (None, None)
-        failed = f"{condition.at_chance + condition.without_score} of {complete}" if complete else ""
-        pruned = f", {condition.pruned} pruned" if condition.pruned else ""
-        cells = f"{complete} of {len(condition.cells)}{pruned}"
-        row = (model, describe(condition.settings, keys), *scores, cells, failed)
-        rows.append((*row, *_published(reference, condition)) if published else row)
-    columns = ["model", "schedule" if len(keys) < 4 else "condition", "test loss", "test accuracy"]
-    columns += ["cells", "at chance"]
-    formats = ["t", "t", ".3", "%", "t", "t"]
-    if published:
-        columns += ["published loss", "published accuracy"]
+        row = _row(condition, naming, named=bool(settings))
+        rows.append((*row, *_published(reference, condition)) if any(references) else row)
+    if any(references):
+        columns += ["published accuracy", "published loss"]
         formats += ["t", "t"]
-    return Table(title=title, columns=columns, formats=formats, rows=rows)
+    return Table(title=title, columns=columns, formats=formats, rows=rows, note=note)
+
+
+def _row(condition: ConditionScores, naming: Naming, *, named: bool) -> tuple[Value, ...]:
+    complete = condition.complete
+    name = [naming.name(condition.settings, without=["model", "seed"])] if named else []
+    scores: tuple[Value, ...] = (condition.validation, condition.accuracy, condition.loss)
+    if not condition.scored:
+        scores = (None, None, None)
+    pruned = f", {condition.pruned} pruned" if condition.pruned else ""
+    failed = (condition.collapsed, condition.at_chance + condition.without_score)
+    counts = [f"{runs} of {complete}" if complete else "" for runs in failed]
+    seeds = f"{complete} of {len(condition.cells)}{pruned}"
+    return (label("model", condition.settings.model), *name, *scores, seeds, *counts)
 
 
 def _published(reference: Reference | None, condition: ConditionScores) -> tuple[Value, ...]:
-    """The published loss and accuracy, each with whether it lies within our interval."""
+    """The published accuracy and loss, each with whether it lies within our interval."""
     if reference is None:
         return "", ""
     loss, accuracy = reference.test_loss, reference.test_accuracy
     return (
-        "" if loss is None else f"{number(loss)} {_agreement(loss, condition.loss)}",
         "" if accuracy is None else f"{percent(accuracy)} {_agreement(accuracy, condition.accuracy)}",
+        "" if loss is None else f"{number(loss)} {_agreement(loss, condition.loss)}",
     )
 
 

@@ -12,6 +12,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.findings import answer_all
@@ -73,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         with contextlib.ExitStack() as stack:
-            if options.study.startswith(MLFLOW):
+            in_mlflow = options.study.startswith(MLFLOW)
+            if in_mlflow:
                 from analysis.from_mlflow import (
                     study_from_mlflow,
                 )  # imports MLflow, which reading a folder does not need
@@ -84,7 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 folder = Path(options.study)
                 out = Path(options.out or folder)
-            print(f"report: {write_report(read(folder), out)}")
+            results = read(folder)
+            if in_mlflow:
+                results = replace(results, folder=None)
+            print(f"report: {write_report(results, out)}")
     except ResultsError as error:
         print(error, file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.diagnosis import Diagnoses, diagnose
+from analysis.epoch_tests import EpochTests
 from analysis.predictions import PredictionStore
 from analysis.trajectory_results import Chance, TrajectoryResult
 from study.errors import StudyError
@@ -63,7 +64,10 @@ class Census:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Results:
-    """A study's results: cells and trajectories (``runs``) in the plan's order, and the space as it was run."""
+    """A study's results: cells and trajectories (``runs``) in the plan's order, and the space as it was run.
+
+    ``folder`` is where the study is kept, None where it is not a folder of this machine.
+    """
 
     plan: Plan
     manifest: Manifest
@@ -71,6 +75,7 @@ class Results:
     runs: tuple[TrajectoryResult, ...]
     predictions: PredictionStore = field(repr=False)
     space: RecordedSpace = field(default_factory=RecordedSpace)
+    folder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -108,7 +113,12 @@ class Results:
     @cached_property
     def diagnoses(self) -> Diagnoses:
         """The diagnosis of every trajectory by its id, in the plan's order."""
-        return {diagnosis.run.trajectory.id: diagnosis for diagnosis in diagnose(self.runs, self.chance)}
+        return {diagnosis.run.trajectory.id: diagnosis for diagnosis in diagnose(self.runs, self.epoch_tests)}
+
+    @cached_property
+    def epoch_tests(self) -> EpochTests:
+        """Tests of the study's epochs against chance, and against one another."""
+        return EpochTests(chance=self.chance, predictions=self.predictions)
 
     @cached_property
     def varying(self) -> tuple[str, ...]:
@@ -205,7 +215,13 @@ def read(path: Path) -> Results:
         reason = "; ".join(str(error).splitlines())  # a SpaceError has a line for each error in the file
         raise ResultsError(f"the study in {path} cannot be read: {type(error).__name__}: {reason}") from error
     return Results(
-        plan=plan, manifest=manifest, cells=cells, runs=runs, predictions=PredictionStore(folder), space=space
+        plan=plan,
+        manifest=manifest,
+        cells=cells,
+        runs=runs,
+        predictions=PredictionStore(folder),
+        space=space,
+        folder=path,
     )
 
 

@@ -47,6 +47,11 @@ class TrajectoryResult:
         return self.owner.cell.settings
 
     @property
+    def train_seconds(self) -> float:
+        """How long its epochs so far were trained for, evaluation apart."""
+        return sum(epoch.train_seconds for epoch in self.epochs)
+
+    @property
     def ended(self) -> bool:
         """Whether it reached its own end, a non-finite loss included; a pruned trajectory did not."""
         return self.scored and not self.pruned

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from analysis.statistics.estimate import LEVEL, Estimate
+from analysis.statistics.estimate import Estimate
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -33,23 +33,38 @@ def with_minus(formatted: str) -> str:
 
 def share_estimate(estimate: Estimate) -> str:
     """A share with its interval, in percent."""
-    return f"{percent(estimate.value)} {_interval(100 * estimate.low, 100 * estimate.high, '.1f', ' %')}"
+    return f"{percent(estimate.value)} {_interval(estimate, 100, '.1f', ' %')}"
 
 
 def points_estimate(estimate: Estimate) -> str:
     """A difference of shares with its interval, in percentage points, signed."""
-    return f"{points(estimate.value, signed=True)} {_interval(100 * estimate.low, 100 * estimate.high, '+.1f', '')}"
+    return f"{points(estimate.value, signed=True)} {_interval(estimate, 100, '+.1f', '')}"
 
 
 def number_estimate(estimate: Estimate, form: str = ".3f") -> str:
     """A number with its interval, in Python's format ``form``."""
-    return f"{number(estimate.value, form)} {_interval(estimate.low, estimate.high, form, '')}"
+    return f"{number(estimate.value, form)} {_interval(estimate, 1, form, '')}"
 
 
-def _interval(low: float, high: float, form: str, unit: str) -> str:
-    if not (math.isfinite(low) and math.isfinite(high)):
+def _interval(estimate: Estimate, factor: float, form: str, unit: str) -> str:
+    if not estimate.has_interval:
         return "(no interval)"
-    return f"({LEVEL:.0%} interval {with_minus(f'{low:{form}}')} to {with_minus(f'{high:{form}}')}{unit})"
+    low, high = (with_minus(f"{factor * bound:{form}}") for bound in (estimate.low, estimate.high))
+    return f"({100 * estimate.level:.3g}% interval {low} to {high}{unit})"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.3g} {unit}s"
+    return count(round(seconds), "second")
+
+
+def says_nothing(share: Estimate) -> bool:
+    """Whether the interval of a share, or of a difference of shares, spans nearly all that is possible."""
+    span = 1 if share.low >= 0 else 2
+    return share.has_interval and share.high - share.low >= 0.95 * span
 
 
 def count(quantity: int, noun: str, plural: str = "") -> str:

@@ -18,7 +18,9 @@ from study.credentials import without_credentials
 from study.errors import SpaceError, StudyError
 from study.execution.growth import find_plan
 from study.plan.cell_results import cell_results
+from study.plan.plan import Plan
 from study.space.reader import read
+from study.space.space import Space
 from study.storage import Storage
 from study.terminal.summary import describe_plan
 
@@ -41,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
         "may be repeated")  # fmt: skip
     add("--data", metavar="FILE", help="read the data from a .parquet, .csv or .jsonl file")
     add("--dry-run", action="store_true", help="print what would be trained, and train nothing")
+    add("--pilot", metavar="STUDY", help="with --dry-run: an earlier study's folder, whose seeds and failures say what "
+        "this one can show")  # fmt: skip
     add("--storage", default="studies", metavar="FOLDER", help="where studies are kept; on a cluster, a folder that "
         "all nodes share (default: %(default)s)")  # fmt: skip
     add("--fresh", action="store_true", help="start over in a new folder beside the study's")
@@ -54,7 +58,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = parser().parse_args(arguments)
+    command_line = parser()
+    given = command_line.parse_args(arguments)
+    if given.pilot is not None and not given.dry_run:
+        command_line.error("--pilot is only for --dry-run: it says what the study can show, and changes no training")
     try:
         space = read(given.space, set=given.set, only=given.only, data=given.data)
         storage = Storage.locate(given.storage)
@@ -63,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = storage.study(space.name, fresh=given.fresh)
         plan = find_plan(folder, space)
         if given.dry_run:
-            print_text(describe_plan(space, plan, cell_results(folder, plan), shown_path(folder.path)))
+            summary = describe_plan(space, plan, cell_results(folder, plan), shown_path(folder.path))
+            print_text(f"{summary}\n{_describe_power(space, plan, given.pilot)}")
             return 0
         with folder.run_lock():
             # These import torch, Ray, MLflow and matplotlib, which an invalid input need not wait for.
@@ -96,6 +104,13 @@ def _write_report(folder: Path) -> Path:
     from analysis.report import write_report_of
 
     return write_report_of(folder)
+
+
+def _describe_power(space: Space, plan: Plan, pilot: str | None) -> str:
+    """What the study can show; only a dry run imports it."""
+    from analysis.design import describe_power
+
+    return describe_power(space, plan, Path(pilot) if pilot is not None else None)
 
 
 def resume_command() -> str:

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import tokenizers
 import transformers
+import yaml
 from mlflow import MlflowClient
 from places import ROOT
 from study_process import Study, assert_same_records
+from synthetic_study import healthy, make_synthetic, plan_of
 
 from study.plan.cell_results import cell_results
+from study.plan.plan import read_plan
 from study.storage import TrajectoryFolder
 
 
@@ -244,3 +247,26 @@ def test_a_dry_run_ends_without_an_error_when_its_output_is_closed() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_a_dry_run_says_what_the_design_can_show_and_a_pilot_says_it_better(tmp_path: Path) -> None:
+    study = Study(tmp_path / "next")
+    study.space["axes"] |= {"early_stopping": ["none"], "seed": [0, 1, 2]}
+    output = study.run("--dry-run")
+    summary, power = output.split("\npower      ")
+    assert summary.splitlines()[-1].startswith("left       6 trajectories")
+    assert power.startswith("failures: 3 seeds cannot show 3 of 3 against 0 of 3: p = .10; 4 can\n")
+    assert "assumed: no failures in one arm, seed sd 0.5 points" in power
+    space, plan = plan_of(tmp_path, f"name: earlier\n{yaml.safe_dump(study.space)}")
+    earlier = make_synthetic(space, plan, lambda settings, rng: healthy(epochs=3)).write(study.folder / "studies")
+    output = study.run("--dry-run", "--pilot", "studies/earlier")
+    assert "pilot earlier: 0 of 6 runs failed, seed sd" in output
+    assert study.results().plan() is None
+    assert read_plan(earlier) == plan
+
+
+def test_a_pilot_that_says_nothing_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    study = Study(tmp_path / "next")
+    output = study.run("--dry-run", "--pilot", "studies/none", exits=2)
+    assert output == "--pilot: studies/none is not a study's folder: it has no study.json and plan.json\n"
+    assert "--pilot is only for --dry-run" in study.run("--pilot", "studies/none", exits=2)

@@ -1,97 +1,119 @@
-"""The effect of batch size on accuracy, at equal epochs and at equal numbers of updates."""
+"""The effect of batch size on accuracy, each size at the learning rate that validation selects for it.
+
+The best learning rate depends on the batch size (Shallue et al. 2019), so a comparison at one rate compares how well
+that rate suits the two sizes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from analysis.evidence.comparison import RunStratum, selected_test_accuracy
-from analysis.evidence.conditions import Arm
-from analysis.statistics.estimate import Estimate
-from analysis.statistics.intervals import mean_over_strata
+from analysis.evidence.comparison import seed_scores
+from analysis.evidence.conditions import describe, settings_key
+from analysis.evidence.cross_fitting import held_out
+from analysis.evidence.effects import Effect, correct_or_chance, effect_of
+from analysis.results import Results
+from analysis.statistics.estimate import FloatArray
 from analysis.trajectory_results import TrajectoryResult
+from study.plan.cell_results import CellResult, selection_score
+from study.scoring import METRICS
+from study.settings import Settings
 
-# Runs whose numbers of updates differ by at most this share are compared at equal updates.
-SAME_STEPS = 0.05
+# What decides the learning rate at a batch size: selected for each size, not compared.
+RATE_KEYS = ("learning_rate", "lr_scaling")
+Length = Literal["epochs", "optimizer steps"]
+
+Members = Mapping[int, CellResult]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStratum:
+    """Runs that differ in batch size and learning rate alone: the candidates of each size, a rate each, by seed."""
+
+    settings: Settings
+    candidates: Mapping[int, Sequence[Members]]
+
+    @property
+    def length(self) -> Length:
+        """What is equal for all sizes."""
+        return "epochs" if self.settings.epochs is not None else "optimizer steps"
+
+    @property
+    def most_rates(self) -> int:
+        """The largest number of learning rates of a size."""
+        return max(map(len, self.candidates.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSizeEffect:
-    """The accuracy of the ``largest`` batch size less that of the ``smallest``, at equal epochs or equal updates."""
+    """The accuracy of the ``largest`` batch size less that of the ``smallest``, the same two in every condition."""
 
-    difference: Estimate
+    effect: Effect
     smallest: int
     largest: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchSizeEffects:
-    """The effect at equal epochs, at equal steps, and at equal steps as read off histories; None without such runs.
+def batch_strata(results: Results, runs: Sequence[TrajectoryResult]) -> list[BatchStratum]:
+    """The runs in strata of equal settings but batch size, learning rate and seed; only those with several sizes."""
+    ignored = ["batch_size", *RATE_KEYS, "seed"]
+    strata: dict[object, dict[int, dict[object, dict[int, CellResult]]]] = {}
+    settings: dict[object, Settings] = {}
+    for run in runs:
+        key = settings_key(run.settings, ignored)
+        settings.setdefault(key, run.settings)
+        by_rate = strata.setdefault(key, {}).setdefault(run.settings.batch_size, {})
+        by_rate.setdefault(settings_key(run.settings, ["seed"]), {})[run.settings.seed] = run.owner
+    return [
+        BatchStratum(
+            settings=settings[key],
+            candidates={size: list(by_rate.values()) for size, by_rate in sorted(by_size.items())},
+        )
+        for key, by_size in strata.items()
+        if len(by_size) > 1
+    ]
 
-    ``at_steps_of_histories`` is only computed where no runs of equal steps exist.
+
+def batch_size_effect(results: Results, strata: Sequence[BatchStratum], length: Length) -> BatchSizeEffect | None:
+    """The effect over the strata of this length; None where no two sizes can be compared.
+
+    The ends are the two sizes, furthest apart, that most strata have; the others are dropped and counted.
     """
-
-    at_epochs: BatchSizeEffect | None
-    at_steps_of_runs: BatchSizeEffect | None
-    at_steps_of_histories: BatchSizeEffect | None
-
-    @property
-    def at_steps(self) -> BatchSizeEffect | None:
-        """The effect at equal optimizer steps, by whole runs if there are any."""
-        return self.at_steps_of_runs or self.at_steps_of_histories
-
-
-def batch_size_effects(groups: Sequence[RunStratum]) -> BatchSizeEffects:
-    """The effects over strata whose arms are batch sizes."""
-    at_epochs = _effect([(group, _test_differences(group)) for group in groups if group.settings.epochs is not None])
-    at_steps = _effect(
-        [(group, _test_differences(group)) for group in groups if group.settings.optimizer_steps is not None]
+    of_length = [stratum for stratum in strata if stratum.length == length]
+    pairs = Counter(
+        (small, large)
+        for stratum in of_length
+        for small in stratum.candidates
+        for large in stratum.candidates
+        if small < large
     )
-    histories = None if at_steps else _effect([(group, _history_differences(group)) for group in groups])
-    return BatchSizeEffects(at_epochs=at_epochs, at_steps_of_runs=at_steps, at_steps_of_histories=histories)
-
-
-def arms_by_size(group: RunStratum) -> list[Arm[TrajectoryResult]]:
-    """The arms of a stratum, the smallest batch first."""
-    return sorted(group.arms.values(), key=lambda arm: arm.settings.batch_size)
-
-
-def _ends_by_seed(group: RunStratum) -> list[tuple[TrajectoryResult, TrajectoryResult]]:
-    """The runs of the smallest and of the largest batch, for each seed that both have."""
-    small, *_, large = arms_by_size(group)
-    seeds = sorted(small.members.keys() & large.members.keys())
-    return [(small.members[seed], large.members[seed]) for seed in seeds]
-
-
-def _test_differences(group: RunStratum) -> list[float]:
-    """Test accuracy of the largest less that of the smallest batch, for each seed."""
-    differences = []
-    for small, large in _ends_by_seed(group):
-        of_small, of_large = selected_test_accuracy(small), selected_test_accuracy(large)
-        if of_small is not None and of_large is not None:
-            differences.append(of_large - of_small)
-    return differences
-
-
-def _history_differences(group: RunStratum) -> list[float]:
-    """The same at equal updates from the histories of constant-rate runs, on validation, after the last epoch."""
-    if group.settings.lr_schedule != "constant" or group.settings.warmup_fraction:
-        return []
-    differences = []
-    for small, large in _ends_by_seed(group):
-        last = large.epochs[-1]
-        near = (epoch for epoch in small.epochs if abs(epoch.optimizer_step / last.optimizer_step - 1) <= SAME_STEPS)
-        if (epoch := next(near, None)) is not None:
-            differences.append(last.validation["accuracy"] - epoch.validation["accuracy"])
-    return differences
-
-
-def _effect(differences: Sequence[tuple[RunStratum, list[float]]]) -> BatchSizeEffect | None:
-    """The mean difference over the strata that have any; None where none has."""
-    available = [(group, by_seed) for group, by_seed in differences if by_seed]
-    if not available:
+    if not pairs:
         return None
-    sizes = {arm.settings.batch_size for group, _ in available for arm in group.arms.values()}
-    return BatchSizeEffect(
-        difference=mean_over_strata([by_seed for _, by_seed in available]), smallest=min(sizes), largest=max(sizes)
-    )
+    smallest, largest = max(pairs, key=lambda pair: (pairs[pair], pair[1] / pair[0]))
+    keys = [key for key in results.condition_keys if key not in ("batch_size", *RATE_KEYS, "epochs", "optimizer_steps")]
+    named = [
+        (describe(stratum.settings, keys), seed_scores(_differences(results, stratum, smallest, largest)))
+        for stratum in of_length
+    ]
+    effect = effect_of(named)
+    return None if effect is None else BatchSizeEffect(effect=effect, smallest=smallest, largest=largest)
+
+
+def _differences(results: Results, stratum: BatchStratum, smallest: int, largest: int) -> dict[int, FloatArray]:
+    if smallest not in stratum.candidates or largest not in stratum.candidates:
+        return {}
+    small, large = (selected_at(results, stratum.candidates[size]) for size in (smallest, largest))
+    differences: dict[int, FloatArray] = {}
+    for seed in sorted(small.keys() & large.keys()):
+        of_large, of_small = correct_or_chance(results, large[seed]), correct_or_chance(results, small[seed])
+        if of_large is not None and of_small is not None:
+            differences[seed] = of_large - of_small
+    return differences
+
+
+def selected_at(results: Results, candidates: Sequence[Members]) -> dict[int, CellResult]:
+    """For each seed, the run at the rate that validation selects on the other seeds."""
+    metric = METRICS[results.search.objective]
+    return held_out(candidates, lambda cells: metric.signed(selection_score(cells, metric.name)))

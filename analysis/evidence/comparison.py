@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer
-from analysis.diagnosis import learned_threshold
+from analysis.answer import NOT_ASKED, Answer
 from analysis.evidence.conditions import SettingsKey, Stratum, settings_key, strata
 from analysis.evidence.next_commands import extend
 from analysis.results import Results
+from analysis.statistics.clustered_means import SeedScores
 from analysis.statistics.estimate import FloatArray
 from analysis.statistics.probabilities import ExampleScores
 from analysis.trajectory_results import TrajectoryResult
@@ -43,9 +43,11 @@ def ended_runs(results: Results) -> list[TrajectoryResult]:
 
 def usable_runs(results: Results) -> list[TrajectoryResult]:
     """The ended runs whose selected checkpoint is better than chance: scores of others measure failure, not models."""
-    threshold = learned_threshold(results.chance)
-    selected = [(run, run.owner.chosen) for run in ended_runs(results)]
-    return [run for run, epoch in selected if epoch is not None and epoch.validation["accuracy"] >= threshold]
+    return [
+        run
+        for run in ended_runs(results)
+        if run.owner.chosen is not None and results.epoch_tests.better_than_chance(run.trajectory.id, run.owner.chosen)
+    ]
 
 
 def selected_test_accuracy(run: TrajectoryResult) -> float | None:
@@ -109,7 +111,7 @@ def single_model_answer(results: Results, question: str) -> Answer | None:
         return None
     command = extend(results, "adds a model to compare with", {"model": ["roberta-base", "bert-base-uncased"]})
     sentence = f"The study has one model, {names[0]}."
-    return Answer(question=question, verdict=UNDETERMINED, sentence=sentence, next_commands=[command])
+    return Answer(question=question, verdict=NOT_ASKED, sentence=sentence, next_commands=[command])
 
 
 def most_seeds(runs: Sequence[TrajectoryResult]) -> int:
@@ -127,19 +129,32 @@ def paired_differences(
     second: str,
     split: Split,
     score_of: ScoreOf,
-) -> list[FloatArray]:
-    """First - second for each stratum that has both, ``[seeds, examples]``, on the same seeds and examples."""
-    differences = []
-    for stratum in groups:
-        if first not in stratum.arms or second not in stratum.arms:
-            continue
-        by_seed = []
-        for seed in stratum.shared_seeds(first, second):
-            scores = [
-                results.predictions.scores(stratum.arms[arm].members[seed].owner, split) for arm in (first, second)
-            ]
-            if scores[0] is not None and scores[1] is not None:
-                by_seed.append(score_of(scores[0]) - score_of(scores[1]))
-        if by_seed:
-            differences.append(np.stack(by_seed))
-    return differences
+) -> list[SeedScores]:
+    """First - second for each stratum that has both, on the same seeds and examples."""
+    differences = [
+        run_differences(results, stratum.arms[first].members, stratum.arms[second].members, split, score_of)
+        for stratum in groups
+        if first in stratum.arms and second in stratum.arms
+    ]
+    return [scores for scores in differences if scores is not None]
+
+
+def run_differences(
+    results: Results,
+    first: Mapping[int, TrajectoryResult],
+    second: Mapping[int, TrajectoryResult],
+    split: Split,
+    score_of: ScoreOf,
+) -> SeedScores | None:
+    """First - second of two arms by seed, for each example; None where they share no seed with predictions."""
+    by_seed = {}
+    for seed in sorted(first.keys() & second.keys()):
+        scores = [results.predictions.scores(arm[seed].owner, split) for arm in (first, second)]
+        if scores[0] is not None and scores[1] is not None:
+            by_seed[seed] = score_of(scores[0]) - score_of(scores[1])
+    return seed_scores(by_seed)
+
+
+def seed_scores(by_seed: Mapping[int, FloatArray]) -> SeedScores | None:
+    """The scores of the examples by seed as one array; None for no seed."""
+    return SeedScores(seeds=tuple(by_seed), scores=np.stack(list(by_seed.values()))) if by_seed else None

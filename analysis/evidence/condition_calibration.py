@@ -10,15 +10,14 @@ import numpy as np
 
 from analysis.evidence.conditions import group_by
 from analysis.results import Results
-from analysis.statistics.estimate import Estimate, FloatArray
-from analysis.statistics.intervals import mean_over_seeds, mean_over_strata
-from analysis.statistics.multibootstrap import mean_over_seeds_and_examples
+from analysis.statistics.clustered_means import SeedScores, mean_over_seeds
+from analysis.statistics.estimate import Estimate
+from analysis.statistics.intervals import mean_over_seeds as mean_of_values
 from analysis.statistics.probabilities import ExampleScores, fit_temperature, score_examples
 from analysis.trajectory_results import TrajectoryResult
 from study.scoring import Predictions
 
-# Pairs of conditions that are tested for a rise of both accuracy and loss, the largest rises of loss first.
-MOST_PAIRS = 50
+ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +52,9 @@ class ConditionCalibration:
         return {run.run.settings.seed: run.scores for run in self.runs}
 
     @property
-    def gaps(self) -> FloatArray:
-        """Confidence less correctness, ``[seeds, examples]``."""
-        return np.stack([scores.gap for scores in self.scores])
+    def gaps(self) -> SeedScores:
+        """Confidence minus correctness."""
+        return SeedScores(seeds=tuple(self.by_seed), scores=np.stack([scores.gap for scores in self.by_seed.values()]))
 
     @property
     def accuracy(self) -> float:
@@ -92,7 +91,7 @@ class ConditionCalibration:
     @property
     def temperature(self) -> Estimate:
         """The geometric mean of the temperatures over seeds."""
-        return _exp(mean_over_seeds(self.log_temperatures))
+        return _exp(mean_of_values(self.log_temperatures))
 
 
 def calibrations(results: Results, usable: Sequence[TrajectoryResult]) -> list[ConditionCalibration]:
@@ -113,48 +112,44 @@ def _calibration(results: Results, run: TrajectoryResult) -> RunCalibration | No
     return RunCalibration(run=run, test=test, scores=scores, temperature=temperature, scaled_loss=scaled_loss)
 
 
-def mean_temperature(groups: Sequence[ConditionCalibration]) -> Estimate:
-    """The geometric mean of the temperatures over seeds, then over conditions."""
-    return _exp(mean_over_strata([group.log_temperatures for group in groups]))
-
-
 def _exp(log: Estimate) -> Estimate:
     return Estimate(value=math.exp(log.value), low=math.exp(log.low), high=math.exp(log.high), seeds=log.seeds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossRise:
-    """The two conditions between which loss rises most along with accuracy, beyond chance; None where none do.
+    """Two conditions, in ``low`` of which test accuracy and test loss are both below those in ``high``."""
 
-    ``untested`` is the number of pairs of conditions in which both rise that were not tested.
+    low: ConditionCalibration
+    high: ConditionCalibration
+    p_value: float
+
+
+def largest_loss_rise(groups: Sequence[ConditionCalibration]) -> LossRise | None:
+    """The pair of conditions between which accuracy and loss rise together most clearly; None where none do.
+
+    Both have to rise on the same seeds and examples (an intersection-union test, Berger 1982), and the p-value is
+    corrected for all pairs of conditions, those that were not worth a test included (Bonferroni).
     """
-
-    conditions: tuple[ConditionCalibration, ConditionCalibration] | None
-    untested: int
-
-
-def largest_loss_rise(groups: Sequence[ConditionCalibration]) -> LossRise:
-    """Find the two conditions between which loss rises most along with accuracy, on the same seeds, beyond chance."""
-    accuracies, losses = [group.accuracy for group in groups], [group.loss for group in groups]
-    pairs = [
-        (losses[j] - losses[i], low, high)
-        for i, low in enumerate(groups)
-        for j, high in enumerate(groups)
-        if accuracies[j] > accuracies[i] and losses[j] > losses[i]
+    pairs = len(groups) * (len(groups) - 1)
+    rises = [
+        LossRise(low=low, high=high, p_value=min(1.0, pairs * _p_both_rise(low, high)))
+        for low in groups
+        for high in groups
+        if high.accuracy > low.accuracy and high.loss > low.loss
     ]
-    pairs.sort(key=lambda pair: -pair[0])
-    tested = ((low, high) for _, low, high in pairs[:MOST_PAIRS] if _both_rise(low, high))
-    return LossRise(conditions=next(tested, None), untested=max(0, len(pairs) - MOST_PAIRS))
+    return min(rises, key=lambda rise: rise.p_value, default=None)
 
 
-def _both_rise(low: ConditionCalibration, high: ConditionCalibration) -> bool:
-    """Whether both accuracy and loss of ``high`` are above those of ``low``, on the same seeds, beyond chance."""
+def _p_both_rise(low: ConditionCalibration, high: ConditionCalibration) -> float:
+    """The p-value that accuracy or loss does not rise; over the examples alone where a single seed is shared."""
     before, after = low.by_seed, high.by_seed
     seeds = sorted(before.keys() & after.keys())
-    if len(seeds) < 2:
-        return False
+    if not seeds:
+        return 1.0
     rises = (
         np.stack([after[seed].correct.astype(float) - before[seed].correct for seed in seeds]),
         np.stack([after[seed].nll - before[seed].nll for seed in seeds]),
     )
-    return all(mean_over_seeds_and_examples(rise).low > 0 for rise in rises)
+    means = [mean_over_seeds(rise) for rise in rises]
+    return max(mean.p_above(0.0) if len(seeds) > 1 else mean.p_over_examples / 2 for mean in means)

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from analysis.answer import Figure, Line, Panel, not_shown, sentences
 from analysis.diagnosis import Diagnosis, Finding
 from analysis.evidence.conditions import group_by, schedule_keys
+from analysis.evidence.names import Naming, name_or_model
 from analysis.results import Results
 
 # The findings whose onset is marked on a curve.
 MARKED: tuple[Finding, ...] = ("collapsed", "collapsed and recovered")
 # Groups of runs with panels of their own: more are no longer looked at one by one.
 MOST_GROUPS = 12
+# Runs of a panel whose names are written beside their curves.
+MOST_LABELS = 6
 
 
 def learning_curves(results: Results, diagnoses: Sequence[Diagnosis]) -> list[Figure]:
@@ -23,36 +26,55 @@ def learning_curves(results: Results, diagnoses: Sequence[Diagnosis]) -> list[Fi
         return []
     keys = ["model", *schedule_keys(results.varying_listed)]
     groups = group_by(started, lambda diagnosis: diagnosis.run.settings, keys)
-    shown = list(groups.items())[:MOST_GROUPS]
-    y_ranges = {accuracy: _y_range(started, accuracy=accuracy) for accuracy in (True, False)}
+    shown = dict(list(groups.items())[:MOST_GROUPS])
+    collapsed = any(diagnosis.finding in MARKED for group in shown.values() for diagnosis in group)
+    x_range = (0.0, 1.03 * max(diagnosis.run.epochs[-1].examples_seen for diagnosis in started))
+    panels = [
+        _panel(results, name, group, x_range, _y_range(started, accuracy=accuracy), accuracy=accuracy)
+        for accuracy in (True, False)
+        for name, group in shown.items()
+    ]
+    caption = sentences(
+        "Validation accuracy and training loss against examples seen. Each line is one run, coloured by its finding.",
+        "A cross marks the onset of a collapse." if collapsed else "",
+        "On the page, point at a line for the run's name.",
+        not_shown(len(groups), MOST_GROUPS, "group"),
+    )
     return [
         Figure(
             name="learning-curves",
-            caption=sentences(
-                "Validation accuracy and training loss against examples seen. Each line is one run, coloured by its "
-                "finding; a cross marks the onset of a collapse.",
-                not_shown(len(groups), MOST_GROUPS, "group"),
-            ),
-            mark="onset of a collapse",
-            panels=[
-                Panel(
-                    title=name,
-                    x_label="examples seen",
-                    y_label="validation accuracy" if accuracy else "training loss (nats)",
-                    lines=[_curve(diagnosis, accuracy=accuracy) for diagnosis in group],
-                    levels=[(results.chance.accuracy if accuracy else results.chance.loss, "chance")],
-                    percent_y=accuracy,
-                    y_range=y_range,
-                )
-                for accuracy, y_range in y_ranges.items()
-                for name, group in shown
-            ],
+            caption=caption,
+            mark="onset of a collapse" if collapsed else "",
+            panels=panels,
             most_panels=2 * MOST_GROUPS,
         )
     ]
 
 
-def _curve(diagnosis: Diagnosis, *, accuracy: bool) -> Line:
+def _panel(
+    results: Results,
+    title: str,
+    group: Sequence[Diagnosis],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    *,
+    accuracy: bool,
+) -> Panel:
+    naming = Naming.of([diagnosis.run.settings for diagnosis in group], results.varying_trained)
+    return Panel(
+        title=title,
+        x_label="examples seen",
+        y_label="validation accuracy" if accuracy else "training loss (nats)",
+        lines=[_curve(diagnosis, naming, accuracy=accuracy) for diagnosis in group],
+        levels=[(results.chance.accuracy if accuracy else results.chance.loss, "chance")],
+        label_lines=1 < len(group) <= MOST_LABELS,
+        percent_y=accuracy,
+        x_range=x_range,
+        y_range=y_range,
+    )
+
+
+def _curve(diagnosis: Diagnosis, naming: Naming, *, accuracy: bool) -> Line:
     run = diagnosis.run
     if accuracy:
         points = [(epoch.examples_seen, epoch.validation["accuracy"]) for epoch in run.epochs]
@@ -63,8 +85,9 @@ def _curve(diagnosis: Diagnosis, *, accuracy: bool) -> Line:
         x=examples,
         y=scores,
         group=diagnosis.finding,
+        name=name_or_model(naming, run.settings),
         thin=True,
-        dots=accuracy,
+        dots=accuracy or len(points) == 1,
         marks=_onset_marks(diagnosis, points, accuracy=accuracy),
     )
 

@@ -7,11 +7,13 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from analysis.answer import Command
 from analysis.results import Results
 from analysis.wording import setting_name
+from study.cli import python_command, shown_path
 from study.settings import setting_type
 
 # The fewest seeds of a comparison, and the fewest that distinguish a rare failure from none.
@@ -21,15 +23,33 @@ SEEDS_TO_COUNT = 10
 
 def extend(results: Results, purpose: str, values: Mapping[str, Iterable[object]]) -> Command:
     """Extend the study by values of these settings, beside those that it has; what is trained already is kept."""
-    return run_with(results, purpose, {key: _extended(results, key, list(added)) for key, added in values.items()})
+    return run_with(results, purpose, {}, added={key: list(added) for key, added in values.items()})
 
 
-def run_with(results: Results, purpose: str, overrides: Mapping[str, str]) -> Command:
-    """Run the study's space with these ``--set`` options, keyed by what they set."""
-    words = ["python", "-m", "study.run", "--space", f"studies/{results.name}/space.yaml"]
-    for key, value in overrides.items():
-        words += ["--set", f"{key}={value}"]
-    return Command(purpose=purpose, command=shlex.join(words))
+def run_with(
+    results: Results, purpose: str, overrides: Mapping[str, str], added: Mapping[str, Sequence[Any]] | None = None
+) -> Command:
+    """Run the study's space with these ``--set`` options, keyed by what they set, and with ``added`` values."""
+    added = added or {}
+    options = set_options(results, overrides, added)
+    words = [python_command(), "-m", "study.run", *_space_and_storage(results)]
+    words += [word for option in options for word in ("--set", option)]
+    return Command(purpose=purpose, command=shlex.join(words), added=added, overrides=overrides)
+
+
+def set_options(results: Results, overrides: Mapping[str, str], added: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The values of the ``--set`` options: those that settings get beside the values that they have, and others."""
+    extended = {key: _extended(results, key, values) for key, values in added.items()}
+    return [f"{key}={value}" for key, value in (extended | dict(overrides)).items()]
+
+
+def _space_and_storage(results: Results) -> list[str]:
+    """The options by which the study's own space is found, and its folder, from the current one."""
+    if results.folder is None:  # it was read from an MLflow server
+        return ["--space", f"studies/{results.name}/space.yaml"]
+    folder = results.folder.resolve()
+    words = ["--space", shown_path(folder / "space.yaml")]
+    return words if folder.parent == Path("studies").resolve() else [*words, "--storage", shown_path(folder.parent)]
 
 
 def _extended(results: Results, key: str, added: Sequence[Any]) -> str:

@@ -1,47 +1,43 @@
-"""The question whether batch size explains a difference, by itself or through the number of updates that it leaves."""
+"""The question of whether batch size affects accuracy, by itself or through the number of updates that it leaves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Command, Figure, Line, Panel, Table, Value
-from analysis.diagnosis import Diagnoses, count_failures, learning_rate
-from analysis.evidence.batch_effects import BatchSizeEffects, arms_by_size, batch_size_effects
-from analysis.evidence.comparison import (
-    EQUIVALENCE,
-    RunStratum,
-    ended_runs,
-    most_seeds,
-    run_strata,
-    selected_test_accuracies,
-)
+from analysis.answer import NOT_ASKED, UNDETERMINED, Answer, Claim, Command, Figure, Line, Panel, Table, Value
+from analysis.evidence.batch_effects import BatchSizeEffect, BatchStratum, batch_size_effect, batch_strata, selected_at
+from analysis.evidence.comparison import EQUIVALENCE, ended_runs, most_seeds, selected_test_accuracies
 from analysis.evidence.conditions import describe
+from analysis.evidence.cross_fitting import METHOD as CROSS_FITTING
+from analysis.evidence.effects import METHODS as EFFECT_METHODS
+from analysis.evidence.effects import correct_or_chance
 from analysis.evidence.next_commands import complete_plan, extend, more_seeds, paired_search, run_with
 from analysis.results import Results
-from analysis.statistics.intervals import fisher_exact, mean_over_seeds
-from analysis.wording import count, p_value, points_estimate, upper_first
+from analysis.statistics.clustered_means import mean_over_seeds
+from analysis.trajectory_results import TrajectoryResult
+from analysis.wording import p_value, points_estimate, upper_first
+from study.settings import Settings
 
-QUESTION = "Does batch size explain it: the batch itself, or the number of updates that it leaves?"
+QUESTION = "Does batch size affect accuracy: by itself, or through the number of updates?"
 COUNTS_PRUNED_RUNS = False
+DEPENDS = "depends on the condition"
 MOST_ROWS = 80
 
 METHODS = (
     (
-        "Batch sizes are compared within each learning rate and scaling, all other settings equal, seed by seed: test "
-        "accuracy of the largest less that of the smallest batch, failed runs included as they are. Intervals are "
-        "Student's t over seeds, settings being fixed strata."
+        "The largest and the smallest batch size are compared at equal settings otherwise, each at the learning rate "
+        "(and scaling) that validation selects for it, on test, failed runs included with what they scored: the best "
+        "rate depends on the batch size (Shallue et al. 2019)."
     ),
+    CROSS_FITTING,
+    *EFFECT_METHODS,
     (
         "At equal epochs a larger batch takes fewer updates, so a difference can be due to the batch or to the "
-        "updates. At equal optimizer steps only the batch differs, and the examples seen with it (Shallue et al. "
-        "2019)."
-    ),
-    (
-        "With a constant rate and no warm-up, the record of a small batch's run after as many updates as a large "
-        "batch's whole run is that of a shorter run, and is used too; it has validation accuracy, not test accuracy."
+        "updates. At equal optimizer steps only the batch differs, and the examples seen with it."
     ),
 )
 
@@ -50,168 +46,189 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Compare the largest with the smallest batch, at equal epochs and at equal steps. ``rng`` is not needed."""
     del rng
     sizes = sorted({cell.settings.batch_size for cell in results.plan.cells})
-    rates = sorted({cell.settings.learning_rate for cell in results.plan.cells})
     if len(sizes) < 2:
-        larger = {"batch_size": [4 * sizes[0], 16 * sizes[0]]}
         return Answer(
             question=QUESTION,
-            verdict=UNDETERMINED,
+            verdict=NOT_ASKED,
             sentence=f"Every run uses batch size {sizes[0]:,}.",
-            next_commands=[extend(results, "adds larger batches", larger)],
+            next_commands=[extend(results, "adds larger batches", {"batch_size": [4 * sizes[0], 16 * sizes[0]]})],
         )
     ended = ended_runs(results)
-    groups = [group for group in run_strata(ended, ["batch_size"]) if len(group.arms) > 1]
-    effects, seeds = batch_size_effects(groups), most_seeds(ended)
-    single_rate = len(rates) < 2 and {cell.settings.lr_scaling for cell in results.plan.cells} == {"none"}
-    verdict, sentence = _verdict(effects, seeds, single_rate)
-    headline = effects.at_steps or effects.at_epochs
-    diagnoses = results.diagnoses
+    results.predictions.preload([run.owner for run in ended], ["test"])
+    strata = batch_strata(results, ended)
+    at_epochs = batch_size_effect(results, strata, "epochs")
+    at_steps = batch_size_effect(results, strata, "optimizer steps")
+    single_rate = all(stratum.most_rates < 2 for stratum in strata)
+    seeds = most_seeds(ended)
+    headline = at_steps or at_epochs
     return Answer(
         question=QUESTION,
-        verdict=verdict,
-        sentence=sentence + _failures_sentence(groups, diagnoses),
-        estimate=headline.difference if headline else None,
-        estimated="accuracy of the largest batch less that of the smallest, "
-        + ("at equal optimizer steps" if effects.at_steps else "at equal epochs"),
+        verdict=UNDETERMINED,
+        sentence=_undetermined(at_epochs, at_steps, single_rate=single_rate),
+        claim=None if single_rate else _claim(at_epochs, at_steps),
+        estimate=headline.effect.mean.estimate() if headline else None,
+        estimated="accuracy of the largest batch minus that of the smallest, "
+        + ("at equal optimizer steps" if at_steps else "at equal epochs"),
         seeds=seeds,
-        tables=[_table(results, groups, diagnoses)],
-        figures=_figures(groups),
+        tables=[*_effect_tables(at_epochs, at_steps), _table(results, ended)],
+        figures=_figures(results, strata),
         methods=METHODS,
-        caveats=_caveats(effects, rates[0] if single_rate else None),
+        caveats=_caveats(at_epochs, at_steps, strata, single_rate=single_rate),
         next_commands=[
-            *([] if groups else paired_search(results, ["batch_size"])),
-            *(_next_commands(results, effects, seeds, rates) if verdict == UNDETERMINED else []),
+            *([] if strata else paired_search(results, ["batch_size"])),
+            *_next_commands(results, at_steps, seeds),
         ],
     )
 
 
-def _verdict(effects: BatchSizeEffects, seeds: int, single_rate: bool) -> tuple[str, str]:
-    at_epochs, at_steps = effects.at_epochs, effects.at_steps
-    if at_epochs is None and at_steps is None:
-        return UNDETERMINED, "No two ended runs differ in batch size alone."
+def _evidence(at_epochs: BatchSizeEffect | None, at_steps: BatchSizeEffect | None) -> str:
     parts = [
-        f"batch {effect.largest:,} scored {points_estimate(effect.difference)} against batch {effect.smallest:,} at "
-        f"equal {length}"
-        for effect, length in ((at_epochs, "epochs"), (at_steps, "optimizer steps"))
-        if effect is not None
+        f"at equal {length}, the accuracy of batch {found.largest:,} minus that of batch {found.smallest:,} is "
+        f"{points_estimate(found.effect.mean.estimate())} ({found.effect.support})"
+        for found, length in ((at_epochs, "epochs"), (at_steps, "optimizer steps"))
+        if found is not None
     ]
-    evidence = upper_first("; ".join(parts))
-    no_difference = f"{evidence}: no difference beyond {100 * EQUIVALENCE:.0f} point."
-    if seeds < 2:
-        return UNDETERMINED, f"{evidence}, with one seed each."
+    return upper_first("; ".join(parts))
+
+
+def _undetermined(at_epochs: BatchSizeEffect | None, at_steps: BatchSizeEffect | None, *, single_rate: bool) -> str:
+    """The sentence where nothing is shown."""
+    found = at_steps or at_epochs
+    if found is None:
+        return "No two batch sizes have ended runs that are equal otherwise and can be compared."
+    evidence = _evidence(at_epochs, at_steps)
+    if not found.effect.replicated:
+        return f"{evidence}; one seed per condition does not separate that from the seeds."
     if single_rate:
-        return (
-            UNDETERMINED,
-            f"{evidence}; but only one learning rate was tried, and the best rate depends on the batch.",
-        )
+        return f"{evidence}; but each size has one learning rate only, and the best rate depends on the batch size."
     if at_steps is None:
-        assert at_epochs is not None
-        if at_epochs.difference.is_zero_within(EQUIVALENCE):
-            return "no", no_difference
-        return UNDETERMINED, f"{evidence}; no runs of equal optimizer steps separate the batch from the updates."
-    if at_steps.difference.excludes_zero:
-        return "yes", f"{evidence}: the batch itself makes a difference."
-    if at_steps.difference.is_zero_within(EQUIVALENCE):
-        if at_epochs is not None and at_epochs.difference.excludes_zero:
-            return "the number of updates", f"{evidence}: a large batch only loses by having fewer updates."
-        return "no", no_difference
-    return UNDETERMINED, f"{evidence}: a difference at equal steps is neither shown nor excluded."
+        return f"{evidence}; no runs of equal optimizer steps separate the batch from the updates."
+    return f"{evidence}: a difference at equal steps is neither shown nor excluded."
 
 
-def _failures_sentence(groups: Sequence[RunStratum], diagnoses: Diagnoses) -> str:
-    """Failures of the smallest and of the largest batch, after a space; empty where nothing failed."""
-    small, large = (
-        count_failures((run for group in groups for run in arms_by_size(group)[end].members.values()), diagnoses)
-        for end in (0, -1)
-    )
-    if small.failed == large.failed == 0:
-        return ""
-    p = fisher_exact(small.events_and_trials, large.events_and_trials)
-    return (
-        f" Of the smallest batches {small.failed} of {count(small.runs, 'run')} failed, of the largest {large.failed} "
-        f"of {large.runs} ({p_value(p)})."
-    )
+def _claim(at_epochs: BatchSizeEffect | None, at_steps: BatchSizeEffect | None) -> Claim | None:
+    """What the effects show, each at its tuned rate; None where nothing can be tested."""
+    found = at_steps or at_epochs
+    if found is None or not found.effect.replicated:
+        return None
+    effect, evidence = found.effect, _evidence(at_epochs, at_steps)
+    if effect.opposite:
+        sentence = f"Conditions differ in the effect of batch size: {effect.conditions_in_words()}."
+        return Claim(family="scores", p_value=effect.p_heterogeneity, verdict=DEPENDS, sentence=sentence)
+    p_none = effect.p_equivalence(EQUIVALENCE)
+    if at_steps is not None and effect.p_difference <= p_none:
+        word = "better" if effect.mean.value > 0 else "worse"
+        sentence = f"{evidence}: the batch itself makes a difference ({p_value(effect.p_difference)})."
+        return Claim(
+            family="scores", p_value=effect.p_difference, verdict=f"{word} with larger batches", sentence=sentence
+        )
+    if at_steps is not None and at_epochs is not None and at_epochs.effect.p_difference < 0.05:
+        p = max(p_none, at_epochs.effect.p_difference)
+        sentence = f"{evidence}: a large batch differs by having fewer updates, not by itself."
+        return Claim(family="scores", p_value=p, verdict="by the number of updates", sentence=sentence)
+    sentence = f"{evidence}: no difference beyond {100 * EQUIVALENCE:.0f} point ({p_value(p_none)})."
+    return Claim(family="scores", p_value=p_none, verdict="no", sentence=sentence)
 
 
-def _table(results: Results, groups: Sequence[RunStratum], diagnoses: Diagnoses) -> Table:
+def _effect_tables(at_epochs: BatchSizeEffect | None, at_steps: BatchSizeEffect | None) -> list[Table]:
+    return [
+        found.effect.table(
+            f"Batch {found.largest:,} minus batch {found.smallest:,} at equal {length}, each at its own rate",
+            "test accuracy",
+        )
+        for found, length in ((at_epochs, "epochs"), (at_steps, "optimizer steps"))
+        if found is not None
+    ]
+
+
+def _table(results: Results, ended: Sequence[TrajectoryResult]) -> Table:
+    """Every condition as it was run, for comparisons within a rate."""
+    by_condition: dict[str, list[TrajectoryResult]] = {}
+    settings: dict[str, Settings] = {}
     keys = [key for key in results.condition_keys if key != "batch_size"]
+    for run in sorted(ended, key=lambda run: run.settings.batch_size):
+        name = describe(run.settings, [*keys, "batch_size"])
+        by_condition.setdefault(name, []).append(run)
+        settings[name] = run.settings
     rows: list[tuple[Value, ...]] = []
-    for group in groups:
-        for arm in arms_by_size(group):
-            runs = list(arm.members.values())
-            accuracies = selected_test_accuracies(runs)
-            rows.append(
-                (
-                    describe(group.settings, keys),
-                    arm.settings.batch_size,
-                    learning_rate(runs[0]).peak,
-                    runs[0].trajectory.optimizer_steps,
-                    runs[0].trajectory.examples,
-                    len(runs),
-                    count_failures(runs, diagnoses).rate,
-                    mean_over_seeds(accuracies).clipped(0, 1) if accuracies else None,
-                )
+    for name, runs in by_condition.items():
+        scores = [array for run in runs if (array := correct_or_chance(results, run.owner)) is not None]
+        accuracies = selected_test_accuracies(runs)
+        accuracy = fmean(accuracies) if accuracies else None
+        rows.append(
+            (
+                describe(settings[name], keys),
+                settings[name].batch_size,
+                runs[0].trajectory.optimizer_steps,
+                runs[0].trajectory.examples,
+                len(runs),
+                f"{sum(results.diagnoses[run.trajectory.id].failed for run in runs)} of {len(runs)}",
+                mean_over_seeds(np.stack(scores)).estimate().clipped(0, 1) if len(scores) == len(runs) else accuracy,
             )
+        )
     return Table(
-        title="Batch sizes, other settings equal",
-        columns=("condition", "batch size", "peak lr", "updates", "examples", "seeds", "failure rate", "test accuracy"),
-        formats=("t", "n", "g", "n", "n", "n", "%", "%"),
+        title="Every batch size and rate",
+        columns=("condition", "batch size", "updates", "examples", "seeds", "failed", "test accuracy"),
+        formats=("t", "n", "n", "n", "n", "t", "%"),
         rows=rows,
         most_rows=MOST_ROWS,
     )
 
 
-def _caveats(effects: BatchSizeEffects, single_rate: float | None) -> list[str]:
-    """What limits the answer; ``single_rate`` is the learning rate where only one was tried, without scaling."""
+def _caveats(
+    at_epochs: BatchSizeEffect | None,
+    at_steps: BatchSizeEffect | None,
+    strata: Sequence[BatchStratum],
+    *,
+    single_rate: bool,
+) -> list[str]:
     caveats = []
-    if single_rate is not None:
+    if strata and single_rate:
         caveats.append(
-            f"Only the learning rate {single_rate:g} was tried, without scaling. A rate that suits a small batch is "
-            "too low for a large one (Goyal et al. 2017), so an effect of the rate can look like one of the batch."
+            "Each batch size was tried at one learning rate, without scaling. A rate that suits a small batch is too "
+            "low for a large one (Goyal et al. 2017), so an effect of the rate can look like one of the batch."
         )
-    if effects.at_steps_of_histories is not None:
-        caveats.append("Equal steps were read off the histories of constant-rate runs, on validation.")
-    if effects.at_epochs is not None and effects.at_steps is None:
+    if at_epochs is not None and at_steps is None:
         caveats.append("At equal epochs alone, the batch and the number of updates are confounded.")
     return caveats
 
 
-def _next_commands(results: Results, effects: BatchSizeEffects, seeds: int, rates: Sequence[float]) -> list[Command]:
+def _next_commands(results: Results, at_steps: BatchSizeEffect | None, seeds: int) -> list[Command]:
     commands = complete_plan(results)
-    if seeds < 2:
-        commands.append(more_seeds(results, "gives every batch size a spread over seeds"))
-    if len(rates) < 2:
+    rates = sorted({cell.settings.learning_rate for cell in results.plan.cells})
+    if len(rates) < 2 and {cell.settings.lr_scaling for cell in results.plan.cells} == {"none"}:
         higher = {"learning_rate": [2 * rates[0], 4 * rates[0]]}
         commands.append(extend(results, "gives large batches the rates that suit them", higher))
-    if effects.at_steps is None:
+    if at_steps is None:
         # Between the steps of the largest and of the smallest batch: enough for one, and not too long for the other.
         steps = [trajectory.optimizer_steps for trajectory in results.plan.trajectories]
         between = max(1, round(math.sqrt(min(steps) * max(steps))))
         overrides = {"name": f"{results.name}-equal-steps", "epochs": "none", "optimizer_steps": f"{between}"}
         purpose = "trains every batch size for the same number of optimizer steps, as a separate study"
         commands.append(run_with(results, purpose, overrides))
-    if seeds >= 2 and not commands:
-        commands.append(more_seeds(results, "narrows the interval"))
+    if seeds < 2 or not commands:
+        commands.append(more_seeds(results, "gives every batch size a spread over seeds"))
     return commands
 
 
-def _figures(groups: Sequence[RunStratum]) -> list[Figure]:
+def _figures(results: Results, strata: Sequence[BatchStratum]) -> list[Figure]:
     lines: dict[str, list[Line]] = {"epochs": [], "optimizer steps": []}
-    for group in groups:
-        by_size = [(arm, selected_test_accuracies(list(arm.members.values()))) for arm in arms_by_size(group)]
-        points = [
-            (arm.settings.batch_size, mean_over_seeds(accuracies).clipped(0, 1))
-            for arm, accuracies in by_size
-            if accuracies
-        ]
+    keys = [key for key in results.condition_keys if key not in ("batch_size", "learning_rate", "lr_scaling")]
+    for stratum in strata:
+        points = []
+        for size, candidates in stratum.candidates.items():
+            cells = selected_at(results, candidates).values()
+            scores = [array for cell in cells if (array := correct_or_chance(results, cell)) is not None]
+            if scores:
+                points.append((size, mean_over_seeds(np.stack(scores)).estimate().clipped(0, 1)))
         if points:
-            lines["epochs" if group.settings.epochs is not None else "optimizer steps"].append(
+            lines[stratum.length].append(
                 Line(
                     x=[size for size, _ in points],
                     y=[estimate.value for _, estimate in points],
                     low=[estimate.low for _, estimate in points],
                     high=[estimate.high for _, estimate in points],
-                    group=describe(group.settings, ("model", "lr_schedule")),
+                    group=describe(stratum.settings, keys),
                     dots=True,
                 )
             )
@@ -228,6 +245,7 @@ def _figures(groups: Sequence[RunStratum]) -> list[Figure]:
         if lines_at_length
     ]
     caption = (
-        "Test accuracy of the checkpoint that validation selected, by batch size: means over seeds with t intervals."
+        "Test accuracy by batch size, each at the learning rate that validation selects for it on the other seeds: "
+        "means over seeds, with intervals over seeds and examples."
     )
     return [Figure(name="batch-size", caption=caption, panels=panels)] if panels else []

@@ -1,4 +1,4 @@
-"""The question whether a drop in accuracy was overfitting or a collapse of training."""
+"""The question of whether any run failed, and how: by collapse, by overfitting or by never learning."""
 
 from __future__ import annotations
 
@@ -7,43 +7,48 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import scipy.stats
 
 from analysis.answer import UNDETERMINED, Answer, Bar, Figure, Table, Value, forests, not_shown, sentences
-from analysis.diagnosis import (
-    LEARNED_MARGIN,
-    RULES,
-    Diagnosis,
-    FailureCounts,
-    Finding,
-    learned_threshold,
-    learning_rate,
-)
+from analysis.diagnosis import RULES, Diagnosis, Finding
+from analysis.epoch_tests import FLAT_LOSS
 from analysis.evidence.comparison import most_seeds
 from analysis.evidence.conditions import describe, group_by
 from analysis.evidence.learning_curves import learning_curves
 from analysis.evidence.next_commands import SEEDS_TO_COUNT, complete_plan, more_seeds, without_pruning
 from analysis.results import Results
-from analysis.wording import agree, count, join_words, number, percent, share_estimate
+from analysis.statistics.estimate import Estimate
+from analysis.statistics.intervals import clopper_pearson
+from analysis.wording import agree, count, join_words, number, percent, upper_first
 
-QUESTION = "Was the drop overfitting, or did training collapse?"
+QUESTION = "Did any run fail or drop, and how?"
 COUNTS_PRUNED_RUNS = False
-COLLAPSES: tuple[Finding, ...] = ("collapsed", "collapsed and recovered", "never learned", "non-finite")
+COLLAPSES: tuple[Finding, ...] = ("collapsed", "collapsed and recovered", "non-finite")
+OVERFITS: tuple[Finding, ...] = ("overfitting", "memorised")
+DECLINES: tuple[Finding, ...] = ("declined", "declined and recovered")
+ALPHA = 0.01
+# How often the rules find a drop in a run that has none: four standard errors at each of a few epochs.
+FALSE_DROPS = 2e-4
+# Conditions that a sentence names.
+MOST_NAMED = 4
 MOST_RUNS = 60
 MOST_CONDITIONS = 200
 MOST_BARS = 24
 
+EVIDENCE = (
+    "That a run collapsed is a fact of its history, whatever the number of seeds; how often it happens in a condition "
+    "has its Clopper-Pearson interval. Overfitting and declines are named in the verdict if they are more than the "
+    "rules would find by chance among that many runs (binomial, 1 %)."
+)
+
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
-    """Diagnose every trajectory; the verdict names what the drops were. ``rng`` is not needed."""
+    """Diagnose every trajectory; the verdict names how runs failed. ``rng`` is not needed."""
     del rng
     diagnoses = list(results.diagnoses.values())
     ended = [diagnosis for diagnosis in diagnoses if diagnosis.run.ended]
-    findings = Counter(diagnosis.finding for diagnosis in ended)
-    failures = _failures(ended)
     seeds = most_seeds([diagnosis.run for diagnosis in ended])
-    verdict, sentence = _verdict(findings, seeds)
-    if ended:
-        sentence += f" {failures.failed} of {count(len(ended), 'run')} failed: {share_estimate(failures.rate)}."
+    verdict, sentence = _verdict(results, ended)
     commands = []
     pruned = sum(diagnosis.run.pruned for diagnosis in diagnoses)
     if len(ended) + pruned < len(diagnoses):
@@ -56,41 +61,108 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         question=QUESTION,
         verdict=verdict,
         sentence=sentence,
-        estimate=failures.rate if ended else None,
-        estimated="share of all ended runs that failed (Clopper-Pearson)",
-        unit="share",
         seeds=seeds,
         tables=(_condition_table(results, ended), _run_table(results, diagnoses)),
         figures=[*learning_curves(results, diagnoses), *_rate_figures(results, ended)],
-        methods=(*RULES, _meaning_of_chance(results)),
-        caveats=[*_resolution_caveats(results), *_caveats(ended, findings)],
+        methods=(*RULES, EVIDENCE, _meaning_of_chance(results)),
+        caveats=[*_resolution_caveats(results, ended), *_caveats(Counter(d.finding for d in ended))],
         next_commands=commands,
     )
 
 
-def _failures(diagnoses: Sequence[Diagnosis]) -> FailureCounts:
-    return FailureCounts(failed=sum(diagnosis.failed for diagnosis in diagnoses), runs=len(diagnoses))
-
-
-def _verdict(findings: Counter[Finding], seeds: int) -> tuple[str, str]:
-    if not findings:
+def _verdict(results: Results, ended: Sequence[Diagnosis]) -> tuple[str, str]:
+    """What happened to these runs, which is a fact of each, and how often it may happen in its condition."""
+    if not ended:
         return UNDETERMINED, "No run has ended yet."
-    collapses, overfits = sum(findings[name] for name in COLLAPSES), findings["overfitting"]
-    runs = f"{count(findings.total(), 'ended run')} ({_list_findings(findings)})"
-    if seeds < 2:
-        return UNDETERMINED, f"With one seed per condition, {runs} cannot show how often drops happen."
-    if collapses and overfits:
-        return "both", f"Of {runs}, {collapses} fell to chance or stayed there, which overfitting does not do."
-    if collapses:
-        return "collapse", f"Of {runs}, {collapses} fell to chance or stayed there, and none overfitted."
-    if overfits:
-        return "overfitting", f"Of {runs}, {overfits} overfitted: validation loss rose while training loss fell."
-    if findings["healthy"] + findings["declined"] == 0:
-        return UNDETERMINED, f"Of {runs}, none has learned, so no drop could have been seen."
-    return "neither", f"Of {runs}, none collapsed and none overfitted by the end of training."
+    collapsed = _with(ended, COLLAPSES)
+    never = _with(ended, ("never learned",))
+    overfitted = _with(ended, OVERFITS) if _beyond_chance(len(_with(ended, OVERFITS)), len(ended)) else []
+    declined = _with(ended, DECLINES) if _beyond_chance(len(_with(ended, DECLINES)), len(ended)) else []
+    kinds = [
+        word
+        for word, runs in (
+            ("collapse", collapsed),
+            ("overfitting", overfitted),
+            ("decline", declined),
+            ("never learned", never),
+        )
+        if runs
+    ]
+    total = count(len(ended), "ended run")
+    parts = [
+        f"{_runs(results, collapsed, len(ended))} collapsed{_how(results, collapsed)}" if collapsed else "",
+        f"{_runs(results, overfitted, len(ended))} overfitted: validation loss rose beyond its error while training "
+        "loss fell, and accuracy fell"
+        if overfitted
+        else "",
+        f"{_runs(results, declined, len(ended))} lost a large part of the accuracy without overfitting"
+        if declined
+        else "",
+        f"{_runs(results, never, len(ended))} never learned" if never else "",
+    ]
+    late = len(_with(ended, ("over-confident late",)))
+    rise = (
+        f" In {late} of {total}, validation loss rose late with accuracy kept: over-confidence, not a drop."
+        if late
+        else ""
+    )
+    if kinds:
+        return join_words(kinds), f"{'. '.join(upper_first(part) for part in parts if part)}.{rise}"
+    if not any(diagnosis.learned for diagnosis in ended):
+        return UNDETERMINED, f"None of {total} is shown to have learned ({_list_findings(ended)}), so none could drop."
+    rest = [diagnosis for diagnosis in ended if not diagnosis.learned]
+    left = f" {count(len(rest), 'run')}: {_list_findings(rest)}." if rest else ""
+    return "no", f"None of {total} failed, and no run's accuracy is shown to have dropped.{left}{rise}"
 
 
-def _list_findings(findings: Mapping[Finding, int]) -> str:
+def _with(diagnoses: Sequence[Diagnosis], findings: Sequence[Finding]) -> list[Diagnosis]:
+    return [diagnosis for diagnosis in diagnoses if diagnosis.finding in findings]
+
+
+def _beyond_chance(found: int, runs: int) -> bool:
+    """Whether this many drops are more than the rule finds among runs that do not drop."""
+    return found > 0 and float(scipy.stats.binom.sf(found - 1, runs, FALSE_DROPS)) < ALPHA
+
+
+def _runs(results: Results, diagnoses: Sequence[Diagnosis], total: int) -> str:
+    """How many of all runs these are, and their conditions by name with the rate in each."""
+    conditions = _by_condition(results, [d for d in results.diagnoses.values() if d.run.ended])
+    places = []
+    for name, group in conditions.items():
+        these = [diagnosis for diagnosis in group if diagnosis in diagnoses]
+        if these:
+            rate = clopper_pearson(len(these), len(group))
+            span = f"{percent(rate.low, 0)} to {percent(rate.high, 0)} of its seeds"
+            places.append(f"{name}: {len(these)} of {len(group)}, so {span}")
+    shown = "; ".join(places[:MOST_NAMED]) + (
+        f"; {len(places) - MOST_NAMED} more conditions" if len(places) > MOST_NAMED else ""
+    )
+    return f"{len(diagnoses)} of {count(total, 'ended run')} ({shown})"
+
+
+def _how(results: Results, collapsed: Sequence[Diagnosis]) -> str:
+    """What the earliest of these collapses looks like, and what rules overfitting out, as the end of a clause."""
+    started = [d for d in collapsed if d.finding != "non-finite" and d.onset_epoch is not None]
+    if not started:
+        return ""
+    first = min(started, key=lambda diagnosis: diagnosis.onset_epoch or 0)
+    assert first.onset_epoch is not None
+    epoch = first.run.epochs[first.onset_epoch - 1]
+    what = "accuracy no better than chance"
+    if results.epoch_tests.one_class(epoch):
+        all_texts = epoch.majority_share > 0.999
+        what = "one class for " + ("every text" if all_texts else f"{percent(epoch.majority_share, 0)} of the texts")
+    loss = min((interval.train_loss for interval in first.run.intervals[-1:]), default=epoch.train_loss)
+    flat = loss >= FLAT_LOSS * results.chance.loss
+    reason = (
+        f", training loss {number(loss, '.2f')} nats, which is that of chance and rules overfitting out" if flat else ""
+    )
+    start = "the first" if len(collapsed) > 1 else "it"
+    return f" ({start} at epoch {first.onset_epoch}: {what}{reason})"
+
+
+def _list_findings(diagnoses: Sequence[Diagnosis]) -> str:
+    findings = Counter(diagnosis.finding for diagnosis in diagnoses)
     return join_words([f"{runs} {finding}" for finding, runs in findings.items()])
 
 
@@ -104,17 +176,19 @@ def _condition_table(results: Results, ended: Sequence[Diagnosis]) -> Table:
     conditions = list(_by_condition(results, ended).items())
     too_many = len(conditions) > MOST_CONDITIONS
     if too_many:
-        conditions.sort(key=lambda condition: -_failures(condition[1]).rate.value)
+        conditions.sort(key=lambda condition: -_rate(condition[1]).value)
     for name, group in conditions:
-        failures, findings = _failures(group), Counter(diagnosis.finding for diagnosis in group)
-        rows.append((name, len(group), failures.failed, failures.rate, _list_findings(findings)))
+        failed, unstable = sum(d.failed for d in group), sum(d.unstable for d in group)
+        rate = _rate(group) if len(group) > 1 else None
+        rows.append((name, len(group), failed, unstable, rate, _list_findings(group)))
     return Table(
         title="Failures by condition",
-        columns=("condition", "runs", "failed", "failure rate", "findings"),
-        formats=("t", "n", "n", "%", "t"),
+        columns=("condition", "runs", "failed", "unstable", "failure rate", "findings"),
+        formats=("t", "n", "n", "n", "%", "t"),
         rows=rows,
         note=sentences(
-            "Failed: collapsed, never learned or non-finite. Intervals are Clopper-Pearson's.",
+            "Failed: collapsed, never learned or non-finite. Unstable: failed, declined, or recovered from either. "
+            "Intervals are Clopper-Pearson's; one run has none worth showing.",
             "Conditions that failed most come first." if too_many else "",
         ),
         most_rows=MOST_CONDITIONS,
@@ -152,7 +226,7 @@ def _run_row(results: Results, diagnosis: Diagnosis) -> tuple[Value, ...]:
     keys = [*results.condition_keys, *(["seed"] if "seed" in results.varying else [])]
     run = diagnosis.run
     onset = f"epoch {diagnosis.onset_epoch}, {diagnosis.onset_examples:,} examples" if diagnosis.onset_epoch else ""
-    start = f"{diagnosis.majority_start} epochs" if diagnosis.majority_start and diagnosis.learned_epoch else ""
+    start = count(diagnosis.majority_start, "epoch") if diagnosis.majority_start and diagnosis.learned_epoch else ""
     finding = f"{diagnosis.finding} when it was pruned" if run.pruned else diagnosis.finding
     names = ("train_loss", "majority_share", "entropy", "logit_std", "gradient_norm_mean", "update_ratio")
     signs = [getattr(run.epochs[-1], name) if run.epochs else None for name in names]
@@ -169,19 +243,20 @@ def _meaning_of_chance(results: Results) -> str:
     )
 
 
-def _resolution_caveats(results: Results) -> list[str]:
+def _resolution_caveats(results: Results, ended: Sequence[Diagnosis]) -> list[str]:
     """What a small validation split cannot show."""
-    examples, threshold, chance = results.chance.examples, learned_threshold(results.chance), results.chance.accuracy
-    if examples is None or threshold <= chance + LEARNED_MARGIN:
+    unknown, examples = len(_with(ended, ("not shown to have learned",))), results.chance.examples
+    if not unknown or examples is None:
         return []
     caveat = (
-        f"With {count(examples, 'validation example')}, an accuracy below {percent(threshold)} cannot be distinguished "
-        f"from chance, {percent(chance)}: a run that learned less than that counts as one that did not learn."
+        f"{count(unknown, 'run')} {agree(unknown, 'is', 'are')} not shown to have learned: with "
+        f"{count(examples, 'validation example')}, such a score cannot be distinguished from chance. They are counted "
+        "neither as failed nor as learned."
     )
     return [caveat]
 
 
-def _caveats(ended: Sequence[Diagnosis], findings: Counter[Finding]) -> list[str]:
+def _caveats(findings: Mapping[Finding, int]) -> list[str]:
     caveats = []
     if flat := findings["flat, cause open"]:
         caveats.append(
@@ -197,16 +272,19 @@ def _caveats(ended: Sequence[Diagnosis], findings: Counter[Finding]) -> list[str
         caveats.append(
             "A run that collapsed and recovered does not count as failed; one more epoch may change either finding."
         )
-    if len({learning_rate(diagnosis.run).peak for diagnosis in ended}) > 1:
-        caveats.append("The rate over all runs mixes conditions that differ on purpose; the table has each condition.")
     return caveats
+
+
+def _rate(diagnoses: Sequence[Diagnosis]) -> Estimate:
+    return clopper_pearson(sum(diagnosis.failed for diagnosis in diagnoses), len(diagnoses))
 
 
 def _rate_figures(results: Results, ended: Sequence[Diagnosis]) -> list[Figure]:
     """Failure rates by condition; the highest where there are too many to show."""
     bars = [
-        Bar(label=name, estimate=_failures(group).rate, group="failed")
+        Bar(label=name, estimate=_rate(group), group="failed")
         for name, group in _by_condition(results, ended).items()
+        if len(group) > 1
     ]
     if not bars:
         return []

@@ -1,13 +1,15 @@
-"""The question whether a decaying learning rate prevents failures, and by its shape or by its lower mean rate."""
+"""The question of whether the learning-rate schedule changes how often runs fail, and by what."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Bar, Command, Figure, Table, Value, forests
-from analysis.diagnosis import DECIDED, Diagnoses, FailureCounts, count_failures
+from analysis.answer import NOT_ASKED, UNDETERMINED, Answer, Bar, Claim, Command, Figure, Table, forests
+from analysis.diagnosis import Diagnoses
 from analysis.evidence.comparison import (
     RunStratum,
     correctness,
@@ -17,215 +19,187 @@ from analysis.evidence.comparison import (
     run_strata,
     usable_runs,
 )
-from analysis.evidence.conditions import describe, group_by, schedule_keys
+from analysis.evidence.conditions import describe, schedule_keys
+from analysis.evidence.failures import METHODS as FAILURE_METHODS
+from analysis.evidence.failures import FailureComparison, compare_failures, rate_of
 from analysis.evidence.mean_rate import BASELINE, MeanRateComparison, compare_mean_rates
 from analysis.evidence.next_commands import SEEDS_TO_COUNT, complete_plan, extend, more_seeds, paired_search
 from analysis.results import Results
-from analysis.statistics.estimate import Estimate
-from analysis.statistics.intervals import clopper_pearson, fisher_exact, share_difference
-from analysis.statistics.multibootstrap import example_weights, multibootstrap
+from analysis.statistics.clustered_means import mean_over_strata
 from analysis.trajectory_results import TrajectoryResult
-from analysis.wording import count, p_value, percent, points_estimate
-from study.settings import Settings
+from analysis.wording import agree, count, points_estimate, upper_first
 
-QUESTION = "Does the learning-rate schedule prevent failures: its shape, or its lower mean rate?"
+QUESTION = "Does the learning-rate schedule change how often runs fail?"
 COUNTS_PRUNED_RUNS = False
-# A difference of failure rates within this margin is taken as none, where the whole interval lies within it.
-SAME_FAILURES = 0.10
-ALPHA = 0.05
-MOST_ROWS = 60
+DEPENDS = "depends on the condition"
 
 METHODS = (
-    (
-        "Failure counts are compared by Fisher's exact test (1934), summed over conditions with all other settings "
-        "equal; intervals of differences of shares are Newcombe's (1998, method 10)."
-    ),
+    *FAILURE_METHODS,
     (
         "Shape or mean rate: linear decay without warm-up has half the mean rate of a constant schedule. Constant runs "
         "at the mean rate of the decaying runs (within 5 %) have the lower mean without the shape."
     ),
     (
-        "Accuracy is compared among runs that learned, on the same seeds and test examples, by a bootstrap over both "
-        "(Sellam et al. 2022). Such runs are a selection; failures are counted separately, not mixed in."
+        "Accuracy is compared among runs that learned, on the same seeds and test examples. Such runs are a selection; "
+        "failures are counted separately, not mixed in."
     ),
 )
 
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
-    """Compare every schedule with the constant one; the verdict is on the linear one where there is one."""
+    """Compare a decaying schedule with the constant one, the linear one where there is one. ``rng`` is not needed."""
+    del rng
     schedules = list(dict.fromkeys(str(cell.settings.lr_schedule) for cell in results.plan.cells))
     if BASELINE not in schedules or len(schedules) < 2:
-        both = {"lr_schedule": [BASELINE, "linear"]}
+        return _not_asked(results, schedules)
+    decaying = "linear" if "linear" in schedules else next(name for name in schedules if name != BASELINE)
+    ended, seeds = ended_runs(results), most_seeds(ended_runs(results))
+    groups, with_warmup = _schedule_strata(ended, results.varying)
+    names = _arm_names(groups, decaying)
+    comparison = compare_failures(groups, *names, results.diagnoses) if names else None
+    mean_rates = compare_mean_rates(ended, results.diagnoses, decaying)
+    accuracy_tables, accuracy = _accuracy_effect(results, decaying)
+    if comparison is None:
         return Answer(
             question=QUESTION,
             verdict=UNDETERMINED,
-            sentence=f"Every run uses the {schedules[0]} schedule, so there is nothing to compare it with.",
-            next_commands=[extend(results, "trains the same conditions with both schedules", both)],
+            sentence=_nothing_to_compare(results, ended, decaying),
+            seeds=seeds,
+            tables=accuracy_tables,
+            methods=METHODS,
+            next_commands=[*complete_plan(results), *paired_search(results, ["lr_schedule"])],
         )
-    decaying = "linear" if "linear" in schedules else next(name for name in schedules if name != BASELINE)
-    diagnoses = results.diagnoses
-    ended = ended_runs(results)
-    decided = [run for run in ended if diagnoses[run.trajectory.id].finding in DECIDED]
-    groups = _schedule_strata(decided, results.varying)
-    constant, decayed = _pooled_failures(groups, diagnoses, decaying)
-    seeds = most_seeds(decided)
-    mean_rates = compare_mean_rates(decided, diagnoses, decaying)
-    verdict, sentence = _verdict(constant, decayed, seeds, mean_rates, undecided=len(ended) - len(decided))
-    accuracy_tables, gain = _accuracy_effect(results, decaying, rng)
-    if gain is not None and gain.seeds > 1:
-        sentence += f" Among runs that learned, {decaying} scored {points_estimate(gain)} on test."
-    comparable = constant.runs > 0 and decayed.runs > 0
-    rates = (decayed.events_and_trials, constant.events_and_trials)
+    compared = ("lr_schedule", *(("warmup_fraction",) if with_warmup else ()))
+    keys = [key for key in results.condition_keys if key not in compared]
     return Answer(
         question=QUESTION,
-        verdict=verdict,
-        sentence=sentence,
-        estimate=share_difference(*rates) if comparable else None,
-        estimated=f"failure rate of {decaying} less that of {BASELINE}",
+        verdict=UNDETERMINED,
+        sentence=f"{_undetermined(comparison, seeds)}{accuracy}",
+        claim=_claim(comparison, seeds, mean_rates, accuracy),
+        estimate=comparison.difference if seeds > 1 else None,
+        estimated=f"rate of {comparison.outcome} runs, {comparison.first} minus {comparison.second}",
         seeds=seeds,
-        tables=[_table(groups, diagnoses), *mean_rates.tables(), *accuracy_tables],
-        figures=_figures(decided, diagnoses, results),
+        tables=[comparison.table(keys), *mean_rates.tables(), *accuracy_tables],
+        figures=_figures(ended, results.diagnoses, results),
         methods=METHODS,
-        caveats=_caveats(constant, decayed, mean_rates, groups),
-        next_commands=_next_commands(results, verdict, mean_rates, constant),
+        caveats=_caveats(comparison, mean_rates, with_warmup=with_warmup),
+        next_commands=_next_commands(results, comparison, mean_rates),
     )
 
 
-def _schedule_strata(runs: Sequence[TrajectoryResult], varying: Sequence[str]) -> list[RunStratum]:
-    """By schedule at equal warm-up; where no two schedules share a warm-up, it belongs to the schedule."""
+def _not_asked(results: Results, schedules: Sequence[str]) -> Answer:
+    sentence = f"Every run uses the {schedules[0]} schedule."
+    if len(schedules) > 1:
+        sentence = f"Schedules are compared with the {BASELINE} one, which this study does not have."
+    both = {"lr_schedule": [BASELINE, "linear"]}
+    return Answer(
+        question=QUESTION,
+        verdict=NOT_ASKED,
+        sentence=sentence,
+        next_commands=[extend(results, "trains the same conditions with both schedules", both)],
+    )
+
+
+def _schedule_strata(runs: Sequence[TrajectoryResult], varying: Sequence[str]) -> tuple[list[RunStratum], bool]:
+    """By schedule at equal warm-up; where no two schedules share a warm-up, it belongs to the schedule (True)."""
     groups = [group for group in run_strata(runs, ["lr_schedule"]) if len(group.arms) > 1]
-    return groups or [group for group in run_strata(runs, schedule_keys(varying)) if len(group.arms) > 1]
+    if groups:
+        return groups, False
+    return [group for group in run_strata(runs, schedule_keys(varying)) if len(group.arms) > 1], True
 
 
-def _runs_of(group: RunStratum, schedule: str) -> list[TrajectoryResult]:
-    arms = [arm for arm in group.arms.values() if arm.settings.lr_schedule == schedule]
-    return [run for arm in arms for run in arm.members.values()]
-
-
-def _pooled_failures(
-    groups: Sequence[RunStratum], diagnoses: Diagnoses, decaying: str
-) -> tuple[FailureCounts, FailureCounts]:
-    """Failures under the constant and the decaying schedule, over the conditions that have both."""
-    both = [group for group in groups if _runs_of(group, BASELINE) and _runs_of(group, decaying)]
-    constant, decayed = ([run for group in both for run in _runs_of(group, name)] for name in (BASELINE, decaying))
-    return count_failures(constant, diagnoses), count_failures(decayed, diagnoses)
-
-
-def _verdict(
-    constant: FailureCounts, decayed: FailureCounts, seeds: int, mean_rates: MeanRateComparison, *, undecided: int
-) -> tuple[str, str]:
-    decaying = mean_rates.schedule
-    if constant.runs == 0 or decayed.runs == 0:
-        sentence = f"No condition has ended runs of both the {BASELINE} and the {decaying} schedule"
-        if undecided:
-            runs = count(undecided, "run")
-            sentence += f" that are known to have failed or not; for {runs} at chance this is unknown"
-        return UNDETERMINED, f"{sentence}."
-    evidence = (
-        f"{decayed.failed} of {count(decayed.runs, f'{decaying} run')} failed and {constant.failed} of {constant.runs} "
-        f"{BASELINE} ones"
+def _arm_names(groups: Sequence[RunStratum], decaying: str) -> tuple[str, str] | None:
+    """The decaying and the constant arm that most strata have both of."""
+    pairs = Counter(
+        (first, second)
+        for group in groups
+        for first, arm in group.arms.items()
+        for second, base in group.arms.items()
+        if arm.settings.lr_schedule == decaying and base.settings.lr_schedule == BASELINE
     )
+    return pairs.most_common(1)[0][0] if pairs else None
+
+
+def _nothing_to_compare(results: Results, ended: Sequence[TrajectoryResult], decaying: str) -> str:
+    sentence = f"No condition has ended runs of both the {BASELINE} and the {decaying} schedule"
+    undecided = sum(
+        not results.diagnoses[run.trajectory.id].failed and not results.diagnoses[run.trajectory.id].learned
+        for run in ended
+    )
+    if undecided:
+        runs = count(undecided, "run")
+        sentence += f" that are known to have failed or to have learned; for {runs} at chance this is unknown"
+    return f"{sentence}."
+
+
+def _undetermined(comparison: FailureComparison, seeds: int) -> str:
+    """The sentence where no difference is shown."""
+    evidence = upper_first(comparison.evidence)
+    if not comparison.informative:
+        return f"{evidence}, so no difference between schedules could be seen."
     if seeds < 2:
-        return UNDETERMINED, f"{evidence}, with one seed each, which is no evidence of a rate."
-    if constant.failed == decayed.failed == 0:
-        return UNDETERMINED, f"Nothing failed ({evidence}), so there was nothing to prevent."
-    p = fisher_exact(decayed.events_and_trials, constant.events_and_trials)
-    gap = share_difference(decayed.events_and_trials, constant.events_and_trials)
-    if p < ALPHA and gap.value > 0:
-        return "no", f"The {decaying} schedule did harm: {evidence} ({p_value(p)})."
-    if p >= ALPHA:
-        if gap.is_zero_within(SAME_FAILURES):
-            return "no", f"The {decaying} schedule made no difference beyond {percent(SAME_FAILURES, 0)}: {evidence}."
-        return UNDETERMINED, f"{evidence}, a difference that can be due to chance ({p_value(p)})."
-    return "yes", f"The {decaying} schedule prevents failures: {evidence} ({p_value(p)}); {_shape_or_mean(mean_rates)}."
+        return f"{evidence}: with one seed per condition, another seed may reverse that."
+    limits = comparison.limits()
+    return f"{evidence}: a difference that can be due to chance." if not limits else f"{evidence}. {limits}"
 
 
-def _shape_or_mean(mean_rates: MeanRateComparison) -> str:
-    """Whether a schedule that helps does so by its shape or by its lower mean rate, as the end of a sentence."""
-    if not mean_rates.available:
-        return "whether by its shape or by its lower mean rate is undetermined, because no constant run has that mean"
-    full_rate, decaying, mean_rate = mean_rates.full_rate, mean_rates.decaying, mean_rates.mean_rate
-    failures = f"{mean_rate.failed} of {mean_rate.runs} failed at a constant rate of the same mean"
-    if _fails_less(decaying, mean_rate):
-        return f"by its shape, because {failures}"
-    if not _fails_less(mean_rate, full_rate):
-        return "whether by its shape or by its lower mean rate is undetermined with so few runs"
-    gap = share_difference(mean_rate.events_and_trials, decaying.events_and_trials)
-    if gap.high < 2 * SAME_FAILURES:
-        return f"its lower mean rate suffices, because {failures}"
-    return "a lower constant rate helps too, and these runs do not show whether the shape adds to that"
-
-
-def _fails_less(first: FailureCounts, second: FailureCounts) -> bool:
-    """Whether the first fails less often than the second, beyond chance."""
-    return fisher_exact(first.events_and_trials, second.events_and_trials) < ALPHA and first.failed < second.failed
-
-
-def _table(groups: Sequence[RunStratum], diagnoses: Diagnoses) -> Table:
-    rows: list[tuple[Value, ...]] = []
-    keys = [key for key in _differing(groups) if key not in ("seed", "lr_schedule")]
-    for group in groups:
-        base = count_failures(_runs_of(group, BASELINE), diagnoses)
-        for schedule, arm in group.arms.items():
-            if arm.settings.lr_schedule == BASELINE:
-                continue
-            counts = count_failures(arm.members.values(), diagnoses)
-            p = fisher_exact(counts.events_and_trials, base.events_and_trials) if base.runs else None
-            failed = (f"{base.failed} of {base.runs}", f"{counts.failed} of {counts.runs}")
-            rows.append((describe(arm.settings, keys), schedule, *failed, p))
-    return Table(
-        title="Failures by schedule, other settings equal",
-        columns=("condition", "schedule", f"failed, {BASELINE}", "failed, schedule", "Fisher's p"),
-        formats=("t", "t", "t", "t", "p"),
-        rows=rows,
-        most_rows=MOST_ROWS,
+def _claim(comparison: FailureComparison, seeds: int, mean_rates: MeanRateComparison, accuracy: str) -> Claim | None:
+    if seeds < 2 or not comparison.attainable:
+        return None
+    evidence = comparison.evidence
+    if comparison.p_opposite < comparison.p_value:
+        sentence = (
+            f"Which schedule fails less often depends on the condition ({upper_first(evidence)}): the arms differ in "
+            f"opposite directions; the table has each condition.{accuracy}"
+        )
+        return Claim(family="failures", p_value=comparison.p_opposite, verdict=DEPENDS, sentence=sentence)
+    fewer = comparison.fewer
+    why = f"; {mean_rates.conclusion()}" if fewer == comparison.first else ""
+    what = "fail" if comparison.outcome == "failed" else "become unstable"
+    return Claim(
+        family="failures",
+        p_value=comparison.p_value,
+        verdict=f"fewer under {fewer}",
+        sentence=f"Runs {what} less often under the {fewer} schedule: {evidence}{why}.{accuracy}",
     )
 
 
-def _differing(groups: Sequence[RunStratum]) -> list[str]:
-    return [key for key in Settings.model_fields if len({getattr(group.settings, key) for group in groups}) > 1]
-
-
-def _accuracy_effect(results: Results, decaying: str, rng: np.random.Generator) -> tuple[list[Table], Estimate | None]:
-    """The effect on test accuracy among runs that learned, over all conditions that have both schedules."""
-    groups = _schedule_strata(usable_runs(results), results.varying)
-    runs = [run for group in groups for arm in group.arms.values() for run in arm.members.values()]
-    results.predictions.preload([run.owner for run in runs])
-    differences = []
-    for group in groups:
-        decayed, base = (
-            next((name for name, arm in group.arms.items() if arm.settings.lr_schedule == schedule), None)
-            for schedule in (decaying, BASELINE)
-        )
-        if decayed is not None and base is not None:
-            differences += paired_differences(results, [group], decayed, base, "test", correctness)
+def _accuracy_effect(results: Results, decaying: str) -> tuple[list[Table], str]:
+    """The effect on test accuracy among runs that learned, and a sentence on it after a space."""
+    usable = usable_runs(results)
+    groups, _ = _schedule_strata(usable, results.varying)
+    names = _arm_names(groups, decaying)
+    if names is None:
+        return [], ""
+    results.predictions.preload([run.owner for run in usable])
+    differences = paired_differences(results, groups, *names, "test", correctness)
     if not differences:
-        return [], None
-    mean = multibootstrap(differences, example_weights(differences[0].shape[1], rng), rng)
-    gain, pairs = mean.estimate(), sum(map(len, differences))
+        return [], ""
+    mean = mean_over_strata(differences)
+    gain, pairs = mean.estimate(), sum(len(scores.seeds) for scores in differences)
     table = Table(
         title="Test accuracy among runs that learned",
         columns=("difference", "conditions", "pairs of runs", "accuracy", "p"),
         formats=("t", "n", "n", "+%", "p"),
-        rows=[(f"{decaying} less {BASELINE}", len(differences), pairs, gain, mean.p_value)],
+        rows=[(f"{names[0]} minus {names[1]}", len(differences), pairs, gain, mean.p_value)],
+        note="Exploratory: this p-value is not corrected for the report's other comparisons.",
     )
-    return [table], gain
+    if math.isnan(mean.p_value):
+        return [table], ""
+    return [table], f" Among runs that learned, {names[0]} differs by {points_estimate(gain)} on test."
 
 
-def _caveats(
-    constant: FailureCounts,
-    decayed: FailureCounts,
-    mean_rates: MeanRateComparison,
-    groups: Sequence[RunStratum],
-) -> list[str]:
+def _caveats(comparison: FailureComparison, mean_rates: MeanRateComparison, *, with_warmup: bool) -> list[str]:
     caveats = []
-    if any(len({arm.settings.warmup_fraction for arm in group.arms.values()}) > 1 for group in groups):
-        caveats.append("The schedules have different warm-ups here, so the effects of the two are not separated.")
-    if constant.runs and decayed.runs and constant.failed == decayed.failed == 0:
-        highest = clopper_pearson(0, constant.runs).high
+    if with_warmup:
         caveats.append(
-            f"No failure in {constant.runs} {BASELINE} runs is compatible with a failure rate of up to "
-            f"{percent(highest)}."
+            "The schedules have different warm-ups here: a difference belongs to schedule and warm-up together."
+        )
+    if comparison.undecided:
+        verb = agree(comparison.undecided, "is", "are")
+        caveats.append(
+            f"{count(comparison.undecided, 'run')} {verb} neither known to have failed nor shown to have learned, and "
+            "left out."
         )
     if not mean_rates.available:
         caveats.append(
@@ -234,39 +208,35 @@ def _caveats(
     return caveats
 
 
-def _next_commands(
-    results: Results, verdict: str, mean_rates: MeanRateComparison, constant: FailureCounts
-) -> list[Command]:
+def _next_commands(results: Results, comparison: FailureComparison, mean_rates: MeanRateComparison) -> list[Command]:
     commands = complete_plan(results)
     rates = sorted({cell.settings.learning_rate for cell in results.plan.cells})
-    if constant.failed == 0 and constant.runs:
+    if not comparison.informative:
         higher = {"learning_rate": [2 * rates[-1], 4 * rates[-1]]}
         commands.append(extend(results, "looks for failures at higher rates", higher))
-    if constant.runs == 0:
-        commands += paired_search(results, ["lr_schedule"])
     # Of rates from a range, none is half of another.
     if not mean_rates.available and "learning_rate" not in results.space.ranges:
         purpose = f"adds half the rate, whose constant runs have the mean rate of {mean_rates.schedule} decay"
         commands.append(extend(results, purpose, {"learning_rate": [rate / 2 for rate in rates]}))
-    if verdict == UNDETERMINED:
-        commands.append(more_seeds(results, "makes the failure counts large enough to compare", SEEDS_TO_COUNT))
+    commands.append(more_seeds(results, "makes the failure counts large enough to compare", SEEDS_TO_COUNT))
     return commands
 
 
 def _figures(runs: Sequence[TrajectoryResult], diagnoses: Diagnoses, results: Results) -> list[Figure]:
-    keys = ["model", *schedule_keys(results.varying_listed)]
-    if "learning_rate" in results.varying_listed:
-        keys.append("learning_rate")
-    bars = [
-        Bar(label=name, estimate=count_failures(members, diagnoses).rate, group=members[0].settings.lr_schedule)
-        for name, members in group_by(runs, lambda run: run.settings, keys).items()
-    ]
+    """Failure rates of the conditions with several seeds: one run's rate has no interval worth drawing."""
+    bars = []
+    for group in run_strata(runs, []):
+        for arm in group.arms.values():
+            if len(arm.members) > 1:
+                label = describe(group.settings, results.condition_keys)
+                rate = rate_of(list(arm.members.values()), diagnoses)
+                bars.append(Bar(label=label, estimate=rate, group=str(group.settings.lr_schedule)))
     if not bars:
         return []
     return [
         Figure(
             name="failures-by-schedule",
-            caption="Share of runs that failed under each schedule, with Clopper-Pearson intervals.",
+            caption="Share of runs that failed, condition by condition, with Clopper-Pearson intervals.",
             panels=forests("Failure rate by schedule", "share of runs", bars, percent=True),
         )
     ]

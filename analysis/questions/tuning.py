@@ -1,4 +1,4 @@
-"""The question which model is better when each is tuned, at which budget, and which settings matter."""
+"""The question of which model is better when each is tuned, and at which budget."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from statistics import fmean
 
 import numpy as np
 
-from analysis.answer import UNDETERMINED, Answer, Command, Table, Value
+from analysis.answer import UNDETERMINED, Answer, Claim, Command, Table, Value
 from analysis.evidence.comparison import (
     EQUIVALENCE,
-    correctness,
     ended_runs,
     model_names,
     model_specific_caveats,
     most_seeds,
+    seed_scores,
     single_model_answer,
 )
 from analysis.evidence.conditions import describe
+from analysis.evidence.cross_fitting import METHOD as CROSS_FITTING
+from analysis.evidence.cross_fitting import held_out
+from analysis.evidence.effects import correct_or_chance
 from analysis.evidence.next_commands import complete_plan, extend, longer_search, more_seeds
 from analysis.results import Results
 from analysis.selection import curves
@@ -31,27 +34,15 @@ from analysis.selection.equal_budgets import (
 )
 from analysis.selection.halving import METHODS as HALVING_METHODS
 from analysis.selection.halving import halving_caveat, halving_table
-from analysis.selection.importance import importance
-from analysis.statistics.estimate import FloatArray
-from analysis.statistics.multibootstrap import MultiBootstrap, example_weights, multibootstrap
+from analysis.statistics.clustered_means import ClusteredMean, mean_over_strata
 from analysis.wording import join_words, p_value, points, points_estimate, upper_first
+from study.plan.cell_results import selection_score
 from study.scoring import METRICS
 
 QUESTION = "Which model is better when each is tuned?"
 COUNTS_PRUNED_RUNS = True
-ALPHA = 0.05
 
-UNCORRECTED = (
-    "since test had no part in the selection, the comparison of the selected configurations needs no correction for "
-    "the search."
-)
-GRID = (
-    "Each model is given the same configurations. The best by mean validation accuracy over seeds is scored on test "
-    f"once; {UNCORRECTED}"
-)
-COMPARISON = (
-    "The selected configurations are compared by a bootstrap over seeds and test examples (Sellam et al. 2022)."
-)
+GRID = "Each model is given the same configurations, of which validation selects; test has no part in the selection."
 
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
@@ -64,7 +55,6 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     best.sort(key=lambda candidate: -candidate.gain)
     seeds = max(len(candidate.cells) for candidate in best) if results.searching else most_seeds(ended_runs(results))
     halving = halving_table(results, rng)
-    importances = importance(results)
     evidence = Answer(
         question=QUESTION,
         verdict=UNDETERMINED,
@@ -74,28 +64,26 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
             _table(results, best),
             curves.curves_table(budgets),
             *([halving] if halving else []),
-            *importances.tables,
         ],
         figures=[curves.curves_figure(budgets, rng)],
         methods=(
             *_methods(results, budgets),
             *curves.methods(budgets, trials_are_runs=not results.searching),
             *(HALVING_METHODS if halving else ()),
-            *importances.methods,
         ),
         caveats=_caveats(results, budgets, best, seeds),
     )
     if single:
-        return replace(evidence, sentence=single.sentence, next_commands=single.next_commands)
-    difference = _compare(results, best[0], best[1], rng)
-    verdict, sentence = _verdict(best, difference, budgets, seeds)
+        return replace(evidence, verdict=single.verdict, sentence=single.sentence, next_commands=single.next_commands)
+    first, second = best[0].model, best[1].model
+    difference = _compare(results, budgets.candidates[first], budgets.candidates[second])
     return replace(
         evidence,
-        verdict=verdict,
-        sentence=sentence,
+        sentence=_undetermined(first, second, difference, budgets),
+        claim=_claim(first, second, difference, budgets),
         estimate=difference.estimate() if difference else None,
-        estimated=f"test accuracy of {best[0].model} less that of {best[1].model}, each as validation selected it",
-        next_commands=_next_commands(results, budgets, seeds) if verdict == UNDETERMINED else [],
+        estimated=f"test accuracy of {first} minus that of {second}, each as validation selects it on other seeds",
+        next_commands=_next_commands(results, budgets, seeds),
     )
 
 
@@ -115,7 +103,7 @@ def _no_budgets(results: Results) -> Answer:
 
 def _methods(results: Results, budgets: EqualBudgets) -> list[str]:
     if not results.searching:
-        return [GRID, COMPARISON]
+        return [GRID, CROSS_FITTING]
     search = results.search
     owner = "the same for all models" if budgets.shared else "each model's own"
     metric = f"{METRICS[search.objective].best_word} mean {search.objective}"
@@ -123,48 +111,61 @@ def _methods(results: Results, budgets: EqualBudgets) -> list[str]:
         (
             f"Budgets are equal: {budgets.description}, complete trials only, in the order of their numbers. They were "
             f"chosen by {search.chooser}, and are {owner}. The trial with the {metric} over seeds on validation is "
-            f"scored on test once; {UNCORRECTED}"
+            "selected; test has no part in the selection."
         ),
-        COMPARISON,
+        CROSS_FITTING,
     ]
 
 
-def _compare(results: Results, first: Candidate, second: Candidate, rng: np.random.Generator) -> MultiBootstrap | None:
-    """The difference of test accuracy on the same seeds and examples; None where no seed has both predictions."""
-    differences: list[FloatArray] = []
-    results.predictions.preload([*first.cells.values(), *second.cells.values()])
-    for seed in sorted(first.cells.keys() & second.cells.keys()):
-        of_first, of_second = (
-            results.predictions.scores(candidate.cells[seed], "test") for candidate in (first, second)
+def _compare(results: Results, first: Sequence[Candidate], second: Sequence[Candidate]) -> ClusteredMean | None:
+    """First - second on test, each as the other seeds select it; None where too few seeds are shared."""
+    metric = METRICS[results.search.objective]
+    chosen = [
+        held_out(
+            [candidate.cells for candidate in candidates],
+            lambda cells: metric.signed(selection_score(cells, metric.name)),
         )
-        if of_first is not None and of_second is not None:
-            differences.append(correctness(of_first) - correctness(of_second))
-    if not differences:
-        return None
-    return multibootstrap([np.stack(differences)], example_weights(differences[0].shape[0], rng), rng)
+        for candidates in (first, second)
+    ]
+    cells = [cell for by_seed in chosen for cell in by_seed.values()]
+    results.predictions.preload(cells, ["test"])
+    by_seed = {}
+    for seed in sorted(chosen[0].keys() & chosen[1].keys()):
+        a, b = (correct_or_chance(results, of_model[seed]) for of_model in chosen)
+        if a is not None and b is not None:
+            by_seed[seed] = a - b
+    scores = seed_scores(by_seed)
+    return mean_over_strata([scores]) if scores is not None else None
 
 
-def _verdict(
-    best: Sequence[Candidate], difference: MultiBootstrap | None, budgets: EqualBudgets, seeds: int
-) -> tuple[str, str]:
-    first, second = best[0].model, best[1].model
+def _undetermined(first: str, second: str, difference: ClusteredMean | None, budgets: EqualBudgets) -> str:
+    """The sentence where no difference is shown."""
     if difference is None:
-        return UNDETERMINED, "The selected configurations share no seed that has predictions of both."
-    estimate = difference.estimate()
-    scores = f"the {first} that validation selected scores {points_estimate(estimate)} on test against the {second}"
-    if seeds < 2 or difference.seeds < 2:
-        sentence = f"With one seed and {budgets.description}, {scores}: the selection may be due to the seed."
-        return UNDETERMINED, sentence
-    evidence = f"with {budgets.description}, {scores}"
+        return "The configurations of the two models share too few seeds to select on some and to score another."
+    evidence = upper_first(_evidence(first, second, difference, budgets))
     if budgets.size < FEWEST_CANDIDATES:
-        return UNDETERMINED, f"{upper_first(evidence)}, but a selection from so few is not tuning."
-    if difference.p_value < ALPHA:
-        better = first if estimate.value > 0 else second
-        return better, f"{better} is better when tuned: {evidence} ({p_value(difference.p_value)})."
-    if estimate.is_zero_within(EQUIVALENCE):
-        return "neither", f"When tuned, neither is better by {points(EQUIVALENCE)} or more: {evidence}."
-    smallest = points(difference.detectable)
-    return UNDETERMINED, f"{upper_first(evidence)}; a difference under {smallest} would not be found."
+        return f"{evidence}; but a selection from so few is not tuning."
+    return f"{evidence}; the smallest difference detectable with 80 % power is {points(difference.detectable)}."
+
+
+def _evidence(first: str, second: str, difference: ClusteredMean, budgets: EqualBudgets) -> str:
+    return (
+        f"with {budgets.description}, each selected on the other seeds, {first} minus {second} is "
+        f"{points_estimate(difference.estimate())} on test"
+    )
+
+
+def _claim(first: str, second: str, difference: ClusteredMean | None, budgets: EqualBudgets) -> Claim | None:
+    if difference is None or difference.degrees_of_freedom == 0 or budgets.size < FEWEST_CANDIDATES:
+        return None
+    evidence = _evidence(first, second, difference, budgets)
+    p, p_none = difference.p_value, difference.p_equivalence(EQUIVALENCE)
+    if p <= p_none:
+        better = first if difference.value > 0 else second
+        sentence = f"{better} is better when tuned: {evidence} ({p_value(p)})."
+        return Claim(family="scores", p_value=p, verdict=better, sentence=sentence)
+    sentence = f"When tuned, neither is better by {points(EQUIVALENCE)} or more: {evidence}."
+    return Claim(family="scores", p_value=p_none, verdict="neither", sentence=sentence)
 
 
 def _table(results: Results, best: Sequence[Candidate]) -> Table:

@@ -1,4 +1,4 @@
-"""The question which split to believe where validation favours one model and test the other."""
+"""The question of which model is better on test at equal settings, and whether validation and test agree."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.stats
 
-from analysis.answer import UNDETERMINED, Answer, Bar, Figure, Table, Value, forests
+from analysis.answer import UNDETERMINED, Answer, Bar, Claim, Figure, Table, Value, forests
 from analysis.evidence.comparison import (
     EQUIVALENCE,
     RunStratum,
@@ -20,44 +21,44 @@ from analysis.evidence.comparison import (
     model_specific_keys,
     model_strata,
     most_seeds,
-    paired_differences,
+    run_differences,
     single_model_answer,
     usable_runs,
 )
 from analysis.evidence.conditions import describe
+from analysis.evidence.effects import METHODS as EFFECT_METHODS
+from analysis.evidence.effects import Effect, effect_of
 from analysis.evidence.next_commands import complete_plan, more_seeds, paired_search
 from analysis.results import Results
+from analysis.statistics.clustered_means import seeds_to_detect
 from analysis.statistics.estimate import Estimate, FloatArray
 from analysis.statistics.intervals import mcnemar_exact
-from analysis.statistics.multibootstrap import (
-    MultiBootstrap,
-    example_weights,
-    mean_over_seeds_and_examples,
-    multibootstrap,
-)
 from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import agree, count, p_value, points, points_estimate
+from study.records import Split
 
-QUESTION = "Validation favours one model, test the other: which is right?"
+QUESTION = "Which model is better on test at equal settings, and do validation and test agree?"
 COUNTS_PRUNED_RUNS = False
+DEPENDS = "depends on the condition"
 ALPHA = 0.05
 MOST_ROWS = 60
+# The spread over seeds that is assumed where a study has one seed, as a share of accuracy.
+ASSUMED_SEED_SD = 0.005
+# How far apart the levels of validation and test have to be to be mentioned: a p-value.
+LEVELS_APART = 0.01
 
 METHODS = (
     (
-        "Both scores are those of the same checkpoint, which validation selected; test is scored once. Models are "
-        "compared on the same seeds and the same examples, all other settings equal, among runs better than chance."
+        "Both scores are those of the same checkpoint, which validation selected; test selects nothing, but is scored "
+        "at every epoch that is the best so far, and read by all questions of this report. Models are compared on the "
+        "same seeds and the same examples, all other settings equal, among runs better than chance."
     ),
+    *EFFECT_METHODS,
     (
-        "Paired bootstrap over seeds and examples at once (Sellam et al. 2022, the MultiBERTs), seeds within each "
-        "condition stretched for their small number (Rao & Wu 1988), with Student's t on Satterthwaite's (1946) "
-        "degrees of freedom."
+        "Exact McNemar (1947) test for each condition and seed: it accounts for the sampling of the examples, not for "
+        "the seeds."
     ),
-    (
-        "Exact McNemar (1947) test for each condition and seed: it accounts for the chance of the examples, not for "
-        "that of the seeds."
-    ),
-    "The smallest difference that this design can show is the one it would find with 80 % power (Cohen 1988).",
+    "The smallest detectable difference is the one that this design finds with 80 % power (Cohen 1988).",
     f"No difference: the whole interval lies within {points(EQUIVALENCE)} (two one-sided tests, Schuirmann 1987).",
 )
 
@@ -66,37 +67,43 @@ METHODS = (
 class SplitComparison:
     """The differences first - second of two models on validation and on test.
 
-    ``disagreement`` is validation's difference of accuracy less test's, and ``runs`` the number of pairs of runs.
+    ``disagreement`` is validation's difference of accuracy minus test's.
     """
 
     first: str
     second: str
-    validation: MultiBootstrap
-    test: MultiBootstrap
-    test_loss: MultiBootstrap
+    validation: Effect
+    test: Effect
+    test_loss: Effect
     disagreement: Estimate
-    runs: int
 
     @property
     def title(self) -> str:
         """The difference in words."""
-        return f"{self.first} less {self.second}"
+        return f"{self.first} minus {self.second}"
+
+    @property
+    def z(self) -> float:
+        """How clear the difference on test is, in standard errors."""
+        mean = self.test.mean
+        return abs(mean.value) / mean.standard_error if mean.standard_error else 0.0
 
 
 def answer(results: Results, rng: np.random.Generator) -> Answer:
-    """Compare every two models; the verdict is on the two that differ most clearly on test."""
+    """Compare every two models; the verdict is on the two that differ most clearly on test. ``rng`` is not needed."""
+    del rng
     if single := single_model_answer(results, QUESTION):
         return single
     usable = usable_runs(results)
     results.predictions.preload([run.owner for run in usable])
     groups = model_strata(results, usable)
-    pairs = [pair for names in model_pairs(results) if (pair := _compare(results, groups, *names, rng))]
+    pairs = [pair for names in model_pairs(results) if (pair := _compare(results, groups, *names))]
     seeds = most_seeds(usable)
     if not pairs:
         return Answer(
             question=QUESTION,
             verdict=UNDETERMINED,
-            sentence="No two models have ended runs better than chance with the same settings and seeds.",
+            sentence=_nothing_to_compare(results, groups),
             seeds=seeds,
             next_commands=[
                 *paired_search(results, ["model"]),
@@ -104,88 +111,171 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
                 more_seeds(results, "adds runs that learn"),
             ],
         )
-    clearest = max(pairs, key=lambda pair: abs(pair.test.value) / (pair.test.standard_error or math.inf))
-    verdict, sentence = _verdict(clearest, seeds, comparisons=len(pairs))
+    clearest = max(pairs, key=lambda pair: pair.z)
+    splits = " ".join(filter(None, (_agreement(clearest), _levels(results, usable))))
+    claim = _claim(clearest, len(pairs), splits)
     return Answer(
         question=QUESTION,
-        verdict=verdict,
-        sentence=sentence,
-        estimate=clearest.test.estimate(),
-        estimated=f"test accuracy of {clearest.first} less that of {clearest.second}",
+        verdict=UNDETERMINED,
+        sentence=f"{_undetermined(clearest)} {splits}",
+        claim=claim,
+        estimate=clearest.test.mean.estimate(),
+        estimated=f"test accuracy of {clearest.first} minus that of {clearest.second}",
         seeds=seeds,
-        tables=[_table(pairs), _condition_table(results, groups, pairs), _mcnemar_table(results, groups, pairs)],
+        tables=[
+            _table(pairs),
+            *(pair.test.table(f"{pair.title} by condition, on test", "test accuracy") for pair in pairs),
+            _mcnemar_table(results, groups, pairs),
+        ],
         figures=_figures(pairs),
         methods=METHODS,
-        caveats=[*model_specific_caveats(results), *_caveats(results, usable, clearest, pairs)],
-        next_commands=[more_seeds(results, "narrows the interval")] if verdict == UNDETERMINED else [],
+        caveats=[*model_specific_caveats(results), *_caveats(results, usable, pairs)],
+        next_commands=[more_seeds(results, "narrows the interval")],
     )
 
 
-def _compare(
-    results: Results, groups: Sequence[RunStratum], first: str, second: str, rng: np.random.Generator
-) -> SplitComparison | None:
-    validation = paired_differences(results, groups, first, second, "validation", correctness)
-    test = paired_differences(results, groups, first, second, "test", correctness)
-    if not validation or not test:
+def _nothing_to_compare(results: Results, groups: Sequence[RunStratum]) -> str:
+    if any(len(group.arms) > 1 for group in groups):
+        return "Models have ended runs of the same settings, but none whose predictions of the same examples are kept."
+    learned = "better than chance, " if len(usable_runs(results)) < len(ended_runs(results)) else ""
+    return f"No two models have ended runs, {learned}of the same settings and seeds."
+
+
+def _compare(results: Results, groups: Sequence[RunStratum], first: str, second: str) -> SplitComparison | None:
+    both = [group for group in groups if first in group.arms and second in group.arms]
+
+    def effect(split: Split, *, losses: bool = False) -> Effect | None:
+        score_of = example_losses if losses else correctness
+        return effect_of(
+            [
+                (
+                    _condition(results, group),
+                    run_differences(results, group.arms[first].members, group.arms[second].members, split, score_of),
+                )
+                for group in both
+            ]
+        )
+
+    validation, test, test_loss = effect("validation"), effect("test"), effect("test", losses=True)
+    if validation is None or test is None or test_loss is None:
         return None
-    on_validation = multibootstrap(validation, example_weights(validation[0].shape[1], rng), rng)
-    weights = example_weights(test[0].shape[1], rng)
-    on_test = multibootstrap(test, weights, rng)
-    losses = paired_differences(results, groups, first, second, "test", example_losses)
     return SplitComparison(
         first=first,
         second=second,
-        validation=on_validation,
-        test=on_test,
-        test_loss=multibootstrap(losses, weights, rng),
-        disagreement=_disagreement(validation, test),
-        runs=sum(map(len, test)),
+        validation=validation,
+        test=test,
+        test_loss=test_loss,
+        disagreement=_disagreement([s.scores for s in validation.strata], [s.scores for s in test.strata]),
     )
 
 
 def _disagreement(validation: Sequence[FloatArray], test: Sequence[FloatArray]) -> Estimate:
-    """Validation's difference less test's, with an interval for the chance of the examples.
+    """Validation's difference less test's, with an interval for the sampling of the examples.
 
     A seed moves both scores of a run, so the seeds' spread of each difference does not count, only which examples came
-    into which split (a normal approximation, at thousands of examples).
+    into which split (a normal approximation).
     """
     value = float(np.mean([scores.mean() for scores in validation]) - np.mean([scores.mean() for scores in test]))
     by_example = [sum(scores.mean(axis=0) for scores in strata) / len(strata) for strata in (validation, test)]
     error = math.sqrt(sum(float(np.var(means, ddof=1)) / len(means) for means in by_example))
-    return Estimate(value=value, low=value - 1.96 * error, high=value + 1.96 * error, seeds=min(map(len, test)))
+    half = max(1.96 * error, max(1 / len(means) for means in by_example))
+    return Estimate(value=value, low=value - half, high=value + half, seeds=min(map(len, test)))
 
 
-def _verdict(pair: SplitComparison, seeds: int, comparisons: int) -> tuple[str, str]:
-    estimate, p = pair.test.estimate(), min(1.0, pair.test.p_value * comparisons)
-    evidence = (
-        f"{pair.title} is {points_estimate(estimate)} on test and {points_estimate(pair.validation.estimate())} on "
-        "validation"
+def _evidence(pair: SplitComparison) -> str:
+    return (
+        f"{pair.title} is {points_estimate(pair.test.mean.estimate())} on test and "
+        f"{points_estimate(pair.validation.mean.estimate())} on validation, {pair.test.support}"
     )
-    if seeds < 2 or not math.isfinite(p):
-        return UNDETERMINED, f"With one seed per condition, {evidence}; how much of that is due to the seed is unknown."
-    splits = "The two splits agree within chance."
+
+
+def _undetermined(pair: SplitComparison) -> str:
+    """The sentence where no difference is shown."""
+    mean = pair.test.mean
+    if not pair.test.replicated:
+        seeds = seeds_to_detect(EQUIVALENCE, ASSUMED_SEED_SD * math.sqrt(2), mean.examples_error, len(pair.test.strata))
+        price = (
+            f"{seeds} seeds would find a difference of {points(EQUIVALENCE)} with 80 % power"
+            if seeds
+            else f"no number of seeds would show {points(EQUIVALENCE)} on this many test examples"
+        )
+        over_examples = points_estimate(mean.over_examples())
+        return (
+            f"With one seed per condition, {pair.title} is {over_examples} on test over the examples alone "
+            f"({p_value(mean.p_over_examples)}), and the seeds' chance comes on top; at a spread over seeds of "
+            f"{points(ASSUMED_SEED_SD)}, {price}."
+        )
+    return (
+        f"No difference on test is shown: {_evidence(pair)}; the smallest difference that these runs detect with 80 % "
+        f"power is {points(mean.detectable)}."
+    )
+
+
+def _claim(pair: SplitComparison, comparisons: int, splits: str) -> Claim | None:
+    effect = pair.test
+    if not effect.replicated:
+        return None
+    if effect.opposite:
+        return Claim(
+            family="scores",
+            p_value=min(1.0, effect.p_heterogeneity * comparisons),
+            verdict=DEPENDS,
+            sentence=f"Which model is better depends on the condition: {pair.title} on test is "
+            f"{effect.conditions_in_words()}. {splits}",
+        )
+    p, p_none = (min(1.0, p * comparisons) for p in (effect.p_difference, effect.p_equivalence(EQUIVALENCE)))
+    if p <= p_none:
+        better = pair.first if effect.mean.value > 0 else pair.second
+        sentence = f"{better} is better on test: {_evidence(pair)} ({p_value(p)}). {splits}"
+        return Claim(family="scores", p_value=p, verdict=better, sentence=sentence)
+    sentence = f"Neither model is better by {points(EQUIVALENCE)} or more: {_evidence(pair)}. {splits}"
+    return Claim(family="scores", p_value=p_none, verdict="neither", sentence=sentence)
+
+
+def _agreement(pair: SplitComparison) -> str:
+    """Whether the splits agree on the difference between the models."""
     if pair.disagreement.excludes_zero:
-        splits = "The two splits disagree by more than chance, which points to an error in the pipeline."
-    if p < ALPHA:
-        better = pair.first if estimate.value > 0 else pair.second
-        runs = count(pair.runs, "pair of runs", "pairs of runs")
-        return better, f"{better} is better on test: {evidence}, over {runs} ({p_value(p)}). {splits}"
-    if estimate.is_zero_within(EQUIVALENCE):
-        return "neither", f"Neither model is better by {points(EQUIVALENCE)} or more: {evidence}. {splits}"
-    smallest = f"these runs would only find a difference of {points(pair.test.detectable)} or more"
-    return UNDETERMINED, f"Neither split shows which is better: {evidence}, and {smallest}. {splits}"
+        return (
+            f"The splits disagree on that difference by {points_estimate(pair.disagreement)}: a leak into one of them "
+            "would do that, and so does the sampling of the examples in one of twenty sound pipelines."
+        )
+    return "The splits agree on that difference within the sampling of their examples."
+
+
+def _levels(results: Results, usable: Sequence[TrajectoryResult]) -> str:
+    """How far validation lies above test over all runs, in a sentence; empty where the examples explain it."""
+    by_split: list[list[FloatArray]] = [[], []]
+    splits: tuple[Split, Split] = ("validation", "test")
+    for run in usable:
+        scores = [results.predictions.scores(run.owner, split) for split in splits]
+        if scores[0] is not None and scores[1] is not None:
+            for place, of_split in enumerate(scores):
+                assert of_split is not None
+                by_split[place].append(correctness(of_split))
+    means = [np.mean(arrays, axis=0) for arrays in by_split]
+    value = float(means[0].mean() - means[1].mean())
+    error = math.sqrt(sum(float(np.var(mean, ddof=1)) / len(mean) for mean in means))
+    p = float(2 * scipy.stats.norm.sf(abs(value) / error)) if error else 1.0
+    if p >= LEVELS_APART or abs(value) < EQUIVALENCE:
+        return ""
+    higher = "Validation" if value > 0 else "Test"
+    lower = "test" if value > 0 else "validation"
+    return (
+        f"{higher} lies {points(abs(value))} above {lower} over all runs, more than the sampling of the examples "
+        f"explains ({p_value(p)}): the splits are not alike, or one has leaked."
+    )
 
 
 def _table(pairs: Sequence[SplitComparison]) -> Table:
     rows: list[tuple[Value, ...]] = [
         (
             pair.title,
-            pair.runs,
-            pair.validation.estimate(),
-            pair.test.estimate(),
-            pair.test_loss.estimate(),
-            pair.test.p_value,
-            pair.test.detectable,
+            pair.test.pairs,
+            pair.validation.mean.estimate(),
+            pair.test.mean.estimate(),
+            pair.test_loss.mean.estimate(),
+            pair.test.mean.p_value,
+            pair.test.mean.detectable,
             pair.disagreement,
         )
         for pair in pairs
@@ -199,34 +289,12 @@ def _table(pairs: Sequence[SplitComparison]) -> Table:
             "test accuracy",
             "test loss",
             "p (test)",
-            "smallest that can be shown",
-            "validation less test",
+            "smallest detectable",
+            "validation minus test",
         ),
         formats=("t", "n", "+%", "+%", "+.3", "p", "+%", "+%"),
         rows=rows,
-        note="p without correction for the number of pairs; the verdict corrects (Bonferroni)."
-        if len(pairs) > 1
-        else "",
-    )
-
-
-def _condition_table(results: Results, groups: Sequence[RunStratum], pairs: Sequence[SplitComparison]) -> Table:
-    rows: list[tuple[Value, ...]] = []
-    for group in groups:
-        for pair in pairs:
-            validation, test = (
-                paired_differences(results, [group], pair.first, pair.second, split, correctness)
-                for split in ("validation", "test")
-            )
-            if test:
-                estimates = [mean_over_seeds_and_examples(differences[0]) for differences in (validation, test)]
-                rows.append((_condition(results, group), pair.title, len(test[0]), *estimates))
-    return Table(
-        title="The same by condition",
-        columns=("condition", "difference", "seeds", "validation accuracy", "test accuracy"),
-        formats=("t", "t", "n", "+%", "+%"),
-        rows=rows,
-        most_rows=MOST_ROWS,
+        note="p of this comparison alone; the verdict's is corrected.",
     )
 
 
@@ -260,36 +328,28 @@ def _condition(results: Results, group: RunStratum) -> str:
     return describe(group.settings, [key for key in results.condition_keys if key not in compared])
 
 
-def _caveats(
-    results: Results,
-    usable: Sequence[TrajectoryResult],
-    clearest: SplitComparison,
-    pairs: Sequence[SplitComparison],
-) -> list[str]:
+def _caveats(results: Results, usable: Sequence[TrajectoryResult], pairs: Sequence[SplitComparison]) -> list[str]:
     caveats = []
     excluded = len(ended_runs(results)) - len(usable)
     if excluded:
         caveats.append(
-            f"{count(excluded, 'run')} no better than chance on validation {agree(excluded, 'is', 'are')} left out. "
-            "How often models fail is compared where the report asks for the stable choice."
+            f"{count(excluded, 'run')} not better than chance on validation {agree(excluded, 'is', 'are')} left out; "
+            "how often models fail is compared where the report asks for the stable model."
         )
-    if np.sign(clearest.validation.value) != np.sign(clearest.test.value):
-        caveats.append("The splits point to different models, which intervals this wide allow by chance.")
     if len(pairs) > 1:
         caveats.append(f"{len(pairs)} pairs of models were compared, and the verdict is on the clearest of them.")
-    if clearest.validation.seeds < 3:
-        caveats.append(
-            "With so few seeds per condition, the interval relies on the assumption that conditions spread alike."
-        )
     return caveats
 
 
 def _figures(pairs: Sequence[SplitComparison]) -> list[Figure]:
     bars = [
-        Bar(label=f"{pair.title}, {split}", estimate=difference.estimate(), group=split)
+        Bar(label=f"{pair.title}, {split}", estimate=effect.mean.estimate(), group=split)
         for pair in pairs
-        for split, difference in (("validation", pair.validation), ("test", pair.test))
+        for split, effect in (("validation", pair.validation), ("test", pair.test))
+        if effect.replicated
     ]
+    if not bars:
+        return []
     caption = "Difference of accuracy between models on the same seeds and examples, with 95 % intervals."
     panels = forests("Difference of accuracy", "difference", bars, reference=0.0, percent=True)
     return [Figure(name="validation-and-test", caption=caption, panels=panels)]

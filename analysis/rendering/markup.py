@@ -9,9 +9,18 @@ from collections.abc import Iterable
 
 from analysis.answer import Answer, Table, Value
 from analysis.statistics.estimate import Estimate
-from analysis.wording import count, number_estimate, points_estimate, share_estimate, upper_first, with_minus
+from analysis.wording import (
+    count,
+    number_estimate,
+    points_estimate,
+    says_nothing,
+    share_estimate,
+    upper_first,
+    with_minus,
+)
 
 MISSING = "–"
+TOO_FEW = "(too few seeds)"
 
 
 def format_number(value: float, form: str) -> str:
@@ -34,9 +43,14 @@ def format_number(value: float, form: str) -> str:
 
 
 def format_interval(estimate: Estimate, form: str) -> str:
-    """An estimate's bounds in brackets, in the estimate's unit; empty where there are none."""
-    if not estimate.has_interval:
-        return ""
+    """An estimate's bounds in brackets, in the estimate's unit; empty for a single seed.
+
+    An interval of several seeds that is missing, or spans all that is possible, says nothing: there are too few.
+    """
+    known = estimate.has_interval and not (form.endswith("%") and says_nothing(estimate))
+    if not known:
+        few = estimate.has_interval or (estimate.seeds > 1 and math.isfinite(estimate.value))
+        return TOO_FEW if few else ""
     low, high = (format_number(bound, form) for bound in (estimate.low, estimate.high))
     return f"[{_without_unit(low)}, {_without_unit(high)}]"
 

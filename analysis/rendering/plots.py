@@ -9,41 +9,40 @@ from __future__ import annotations
 import html
 import io
 import itertools
-import math
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from analysis.answer import Bar, Figure, Forest, Line, Panel
+from analysis.rendering.drawing import COLOURS, FAINT, INK, PANEL_INCHES, draw, label_inches, title_lines
 
-# Placeholders; page.css has the colours of the page as --c0 to --c8.
-INK, FAINT = "#010203", "#040506"
-COLOURS = tuple(f"#0a000{digit}" for digit in range(1, 10))
 # Okabe & Ito (2008) and more, darkened or lightened so that each is legible on white.
-ON_PAPER = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#3a8fc4", "#7a5230", "#666666", "#96123f")
-FINDING_COLOURS = {
+ON_PAPER = (
+    *("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#3a8fc4", "#7a5230", "#666666", "#96123f"),
+    *("#7d7a00", "#4d9221", "#4b2e83", "#9a9a9a"),
+)
+FINDING_COLOURS: Mapping[str, int] = {
     "healthy": 0,
     "collapsed": 1,
     "overfitting": 4,
+    "over-confident late": 9,
     "collapsed and recovered": 3,
     "never learned": 6,
     "not learned yet": 5,
     "declined": 2,
+    "declined and recovered": 10,
+    "memorised": 11,
+    "not shown to have learned": 12,
     "flat, cause open": 7,
     "non-finite": 8,
     "failed": 1,
 }
-PANEL_INCHES = (3.5, 2.5)
-LEFT_INCHES, BOTTOM_INCHES, SIDE_INCHES, TITLE_INCHES = 0.62, 0.46, 0.12, 0.24
+LEFT_INCHES, BOTTOM_INCHES, SIDE_INCHES, TITLE_INCHES = 0.7, 0.46, 0.12, 0.24
 BAR_INCHES = 0.36
 COLUMNS = 2
 
@@ -86,7 +85,7 @@ def render(figure: Figure) -> RenderedFigure:
     """Draw all panels that ``figure`` shows."""
     colours = _colours(figure)
     with mpl.rc_context(STYLE):
-        panels = [_svg(_single(panel, colours)) for panel in figure.shown_panels]
+        panels = [_svg(_single(panel, colours), _line_titles(panel)) for panel in figure.shown_panels]
     legend = list(colours.items())
     return RenderedFigure(panels=panels, whole=_together(figure, panels, legend), legend=legend)
 
@@ -125,23 +124,27 @@ def _single(panel: Panel | Forest, colours: Mapping[str, int]) -> Canvas:
     width, height = PANEL_INCHES[0], _height(panel)
     canvas = Canvas(figsize=(width, height))
     left = LEFT_INCHES if isinstance(panel, Panel) else SIDE_INCHES
-    title = TITLE_INCHES * len(_title(panel))
+    right = SIDE_INCHES + label_inches(panel)
+    title = TITLE_INCHES * len(title_lines(panel))
     bounds = (
         left / width,
         BOTTOM_INCHES / height,
-        1 - (left + SIDE_INCHES) / width,
+        1 - (left + right) / width,
         1 - (BOTTOM_INCHES + title) / height,
     )
-    _draw(canvas.add_axes(bounds), panel, colours)
+    draw(canvas.add_axes(bounds), panel, colours)
     return canvas
+
+
+def _line_titles(panel: Panel | Forest) -> list[str]:
+    """What each line of a panel is, as the page shows it where one points at the line."""
+    if not isinstance(panel, Panel):
+        return []
+    return [f"{line.name}: {line.group}" if line.name else line.group for line in panel.lines]
 
 
 def _height(panel: Panel | Forest) -> float:
     return PANEL_INCHES[1] if isinstance(panel, Panel) else 0.8 + BAR_INCHES * len(panel.bars)
-
-
-def _title(panel: Panel | Forest) -> list[str]:
-    return textwrap.wrap(panel.title, 52) or [""]
 
 
 def _together(figure: Figure, panels: Sequence[str], legend: Sequence[tuple[str, int]]) -> str:
@@ -184,111 +187,11 @@ def with_id_prefix(svg: str, prefix: str) -> str:
     return re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
 
 
-def _draw(axes: Axes, panel: Panel | Forest, colours: Mapping[str, int]) -> None:
-    axes.set_title("\n".join(_title(panel)), loc="left")
-    if isinstance(panel, Panel):
-        _draw_panel(axes, panel, colours)
-    else:
-        _draw_forest(axes, panel, colours)
+def _svg(canvas: Canvas, titles: Sequence[str]) -> str:
+    """The picture as an SVG element without a size, and without ids that another picture would repeat.
 
-
-def _draw_panel(axes: Axes, panel: Panel, colours: Mapping[str, int]) -> None:
-    _draw_thin_lines(axes, [line for line in panel.lines if line.thin], colours)
-    for line in panel.lines:
-        if not line.thin:
-            _draw_line(axes, line, COLOURS[colours[line.group]])
-        for x, y in line.marks:
-            axes.plot([x], [y], color=INK, marker="x", markersize=7, markeredgewidth=1.8, zorder=5)
-    for level, name in panel.levels:
-        axes.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-        axes.annotate(name, (1, level), xycoords=("axes fraction", "data"), fontsize=7.5, ha="right", va="bottom",
-                      xytext=(0, 1), textcoords="offset points")  # fmt: skip
-    if panel.diagonal:
-        low = min((x for line in panel.lines for x in line.x), default=0.0)
-        axes.plot([low, 1], [low, 1], color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-    axes.set_xlabel(panel.x_label)
-    axes.set_ylabel(panel.y_label)
-    if panel.log_x:
-        sizes = sorted({x for line in panel.lines for x in line.x})
-        axes.set_xscale("log")
-        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(_percent() if panel.percent_x or panel.diagonal else FuncFormatter(_short))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    if panel.percent_y:
-        axes.yaxis.set_major_formatter(_percent())
-    if panel.y_range is not None:
-        axes.set_ylim(panel.y_range)
-
-
-def _draw_thin_lines(axes: Axes, lines: Sequence[Line], colours: Mapping[str, int]) -> None:
-    """Many lines, drawn as one collection per group."""
-    for group in dict.fromkeys(line.group for line in lines):
-        members = [line for line in lines if line.group == group]
-        colour = COLOURS[colours[group]]
-        paths = [list(zip(line.x, line.y, strict=True)) for line in members]
-        axes.add_collection(LineCollection(paths, colors=colour, linewidths=1.0, alpha=0.8))
-        dots = [point for line, path in zip(members, paths, strict=True) if line.dots for point in path]
-        axes.plot(*zip(*dots, strict=True), color=colour, linestyle="", marker="o", markersize=2.2) if dots else None
-    axes.autoscale_view()
-
-
-def _draw_line(axes: Axes, line: Line, colour: str) -> None:
-    marker = "o" if line.dots else None
-    axes.plot(line.x, line.y, color=colour, linewidth=1.8, marker=marker, markersize=4)
-    if line.low is not None and line.high is not None:
-        if line.dots:
-            axes.vlines(line.x, line.low, line.high, color=colour, linewidth=1.2, alpha=0.7)
-        else:
-            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
-
-
-def _draw_forest(axes: Axes, panel: Forest, colours: Mapping[str, int]) -> None:
-    """One estimate a row, its name above it, so that names have the whole width."""
-    estimates = [bar.estimate for bar in panel.bars]
-    ends = [end for estimate in estimates for end in (estimate.value, estimate.low, estimate.high)]
-    bounds = [end for end in ends if math.isfinite(end)]
-    if panel.reference is not None:
-        bounds.append(panel.reference)
-        axes.axvline(panel.reference, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-    for row, bar in enumerate(panel.bars):
-        colour, estimate = COLOURS[colours[bar.group]], bar.estimate
-        if estimate.has_interval:
-            axes.hlines(-row, estimate.low, estimate.high, color=colour, linewidth=2.2, alpha=0.8)
-        if math.isfinite(estimate.value):
-            axes.plot([estimate.value], [-row], color=colour, marker="o", markersize=5)
-        axes.annotate(textwrap.shorten(bar.label, 62, placeholder=" …"), (0, -row + 0.24), fontsize=7.5, va="bottom",
-                      xycoords=("axes fraction", "data"))  # fmt: skip
-    axes.set_ylim(-len(panel.bars) + 0.5, 0.75)
-    axes.set_yticks([])
-    axes.grid(visible=False, axis="y")
-    axes.spines["left"].set_visible(False)
-    if bounds:
-        margin = 0.04 * (max(bounds) - min(bounds) or 1)
-        axes.set_xlim(min(bounds) - margin, max(bounds) + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    if panel.percent:
-        axes.xaxis.set_major_formatter(_percent())
-    axes.set_xlabel(panel.x_label)
-
-
-def _percent() -> FuncFormatter:
-    return FuncFormatter(lambda value, _: f"{100 * value:.3g} %")
-
-
-def _short(value: float, _: int) -> str:
-    """Large numbers in thousands and millions."""
-    for unit, suffix in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= unit:
-            return f"{value / unit:g}{suffix}"
-    return f"{value:g}"
-
-
-def _svg(canvas: Canvas) -> str:
-    """The picture as an SVG element without a size, and without ids that another picture would repeat."""
+    The line drawn with the gid ``title-N`` gets the N-th of the ``titles``.
+    """
     file = io.StringIO()
     svg_canvas: Any = FigureCanvasSVG(canvas)
     svg_canvas.print_svg(file, metadata={"Date": None, "Creator": None})
@@ -298,4 +201,7 @@ def _svg(canvas: Canvas) -> str:
     text = re.sub(r'<svg ([^>]*?)\s?width="[^"]*"', r"<svg \1", text, count=1)
     text = re.sub(r'<svg ([^>]*?)height="[^"]*" ', r"<svg \1", text, count=1)
     text = re.sub(r' id="(?:[a-zA-Z.]+_\d+|[a-z]+\d_\d+)"', "", text)
+    text = re.sub(
+        r'<g id="title-(\d+)">', lambda found: f"<g><title>{html.escape(titles[int(found[1])])}</title>", text
+    )
     return re.sub(r"\n\s*", "\n", text)

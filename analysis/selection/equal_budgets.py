@@ -87,7 +87,7 @@ def _of_grid(results: Results) -> EqualBudgets:
             runs_by_model[run.model].setdefault(key, []).append(run)
     first, *others = runs_by_model.values()
     shared = [key for key in first if all(key in runs for runs in others)]
-    planned = {settings_key(cell.settings, ignored) for cell in results.plan.cells}
+    planned = {settings_key(run.settings, ignored) for run in results.runs}
     description = count(len(shared), "configuration")
     caveats = [f"The answer holds for the {description} that were tried, not for better ones outside them."]
     if len(shared) < len(planned):

@@ -118,15 +118,14 @@ def _anova(trials: Sequence[ScoredTrial], keys: Sequence[str]) -> ImportanceTabl
     rows: list[tuple[Value, ...]] = []
     for term, row in table.sort_values("sum_sq", ascending=False).iterrows():
         name = " × ".join(keys[int(i)] for i in re.findall(r"x(\d+)", str(term))) or "residual: seeds and the rest"
-        p = float(row["PR(>F)"])
-        rows.append((name, int(row["df"]), float(row["sum_sq"]) / total, p if math.isfinite(p) else None))
+        rows.append((name, int(row["df"]), float(row["sum_sq"]) / total))
     model = "with interactions of two settings" if interactions else "without interactions, because runs are too few"
     return ImportanceTables(
         tables=(
             Table(
-                title="Which settings matter: analysis of variance of validation accuracy",
-                columns=("setting", "degrees of freedom", "share of variance", "p"),
-                formats=("t", "n", "%", "p"),
+                title="Shares of the variance of validation accuracy",
+                columns=("setting", "degrees of freedom", "share of variance"),
+                formats=("t", "n", "%"),
                 rows=rows,
                 note="All ended runs, failed ones included: a setting that makes runs fail has a large share.",
                 most_rows=MOST_ROWS,
@@ -166,7 +165,7 @@ def _ped_anova(trials: Sequence[ScoredTrial], keys: Sequence[str], ranges: Mappi
     if not all(map(math.isfinite, importances.values())):
         return ImportanceTables()
     table = Table(
-        title="Which settings matter: PED-ANOVA of validation accuracy",
+        title="Importance for validation accuracy: PED-ANOVA",
         columns=("setting", "importance"),
         formats=("t", "%"),
         rows=list(importances.items()),

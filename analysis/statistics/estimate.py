@@ -15,7 +15,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number with its interval (:data:`LEVEL`) and the number of seeds behind it; NaN bounds mean that none is known.
+    """A number with its interval (at ``level``) and the number of seeds behind it; NaN bounds mean that none is known.
 
     ``value`` is a fraction where it is a share or an accuracy; the report writes such numbers as percentages.
     """
@@ -24,6 +24,7 @@ class Estimate:
     low: float = math.nan
     high: float = math.nan
     seeds: int = 0
+    level: float = LEVEL
 
     @property
     def has_interval(self) -> bool:

@@ -7,7 +7,7 @@ each function names the paper that its method comes from.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -40,11 +40,24 @@ def fisher_exact(first: tuple[int, int], second: tuple[int, int]) -> float:
 
 def share_difference(first: tuple[int, int], second: tuple[int, int], level: float = LEVEL) -> Estimate:
     """The difference first - second of two (events, trials), with Newcombe's (1998, method 10) interval."""
-    from statsmodels.stats.proportion import confint_proportions_2indep
+    (p, low, high), (q, lower, upper) = (_wilson(*counts, level) for counts in (first, second))
+    value = p - q
+    return Estimate(
+        value=value,
+        low=value - math.hypot(p - low, upper - q),
+        high=value + math.hypot(high - p, q - lower),
+        seeds=min(first[1], second[1]),
+        level=level,
+    )
 
-    low, high = confint_proportions_2indep(*first, *second, method="newcomb", compare="diff", alpha=1 - level)
-    value = first[0] / first[1] - second[0] / second[1]
-    return Estimate(value=value, low=float(low), high=float(high), seeds=min(first[1], second[1]))
+
+def _wilson(events: int, trials: int, level: float) -> tuple[float, float, float]:
+    """A share with its score interval (Wilson 1927)."""
+    z = student_t(math.inf, level)
+    share, weight = events / trials, z**2 / trials
+    middle = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * math.sqrt(share * (1 - share) / trials + weight / (4 * trials))
+    return share, middle - half, middle + half
 
 
 def mcnemar_exact(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> tuple[int, int, float]:
@@ -68,35 +81,6 @@ def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
         return Estimate(value=float(sample.mean()) if len(sample) else math.nan, seeds=len(sample))
     half = student_t(len(sample) - 1, level) * sample.std(ddof=1) / math.sqrt(len(sample))
     return Estimate(value=float(sample.mean()), low=sample.mean() - half, high=sample.mean() + half, seeds=len(sample))
-
-
-def mean_over_strata(strata: Sequence[Sequence[float]], level: float = LEVEL) -> Estimate:
-    """The mean over strata of the means over seeds, each stratum being fixed and its seeds independent.
-
-    Student's t with Satterthwaite's (1946) degrees of freedom. Where any stratum has several seeds, those with a single
-    seed are left out, because nothing is known of their spread.
-    """
-    samples = strata_with_spread([np.asarray(values, dtype=np.float64) for values in strata if len(values)])
-    if not samples:
-        return Estimate(value=math.nan)
-    value = float(np.mean([sample.mean() for sample in samples]))
-    variances, df = seed_variances(samples)
-    seeds = min(len(sample) for sample in samples)
-    if df == 0:
-        return Estimate(value=value, seeds=seeds)
-    error = math.sqrt(float(variances.sum())) / len(samples)
-    half = student_t(satterthwaite(variances, samples), level) * error
-    return Estimate(value=value, low=value - half, high=value + half, seeds=seeds)
-
-
-def minimal_detectable_difference(standard_error: float, degrees_of_freedom: float, level: float = LEVEL) -> float:
-    """The smallest true difference found with probability :data:`POWER` at this standard error (Cohen 1988).
-
-    NaN where there is one seed, hence no degree of freedom.
-    """
-    if degrees_of_freedom == 0:
-        return math.nan
-    return standard_error * (student_t(degrees_of_freedom, level) + float(scipy.stats.t.ppf(POWER, degrees_of_freedom)))
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
@@ -178,33 +162,33 @@ def _probabilities_of_best(n: int) -> FloatArray:
     return np.asarray(np.exp(_log_comb(below, size - 1) - _log_comb(np.array(n), size)), dtype=np.float64)
 
 
-def spread_ratio(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> tuple[Estimate, float]:
-    """The ratio of two standard deviations over seeds, pooled over strata, and a p-value that it is 1.
+def spread_ratio(first: Sequence[Mapping[int, float]], second: Sequence[Mapping[int, float]]) -> tuple[Estimate, float]:
+    """The ratio of two standard deviations over seeds, for strata of scores by seed number, and its p-value.
 
-    The interval is the F distribution's, which assumes normal scores. The p-value does not assume that: each
-    stratum's seeds are turned into independent contrasts (Helmert 1876), whose absolute values are compared by rank
-    (Mann & Whitney 1947).
+    The seeds that all strata of an arm have are turned into independent contrasts (Helmert 1876), each the root mean
+    square over the strata, since a seed number moves all of them together. The interval is the F distribution's, which
+    assumes normal scores. The p-value does not assume that: contrasts are compared by rank (Mann & Whitney 1947).
     """
-    contrasts = [
-        np.concatenate([_contrasts(values) for values in strata] or [np.zeros(0)]) for strata in (first, second)
-    ]
-    a, b = contrasts
+    a, b = _contrasts(first), _contrasts(second)
     if min(len(a), len(b)) == 0 or not (a.any() and b.any()):
         return Estimate(value=math.nan), math.nan
     ratio = float((a**2).mean() / (b**2).mean())
     low, high = (ratio / scipy.stats.f.ppf(q, len(a), len(b)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
-    p = float(scipy.stats.mannwhitneyu(abs(a), abs(b)).pvalue)
-    seeds = min(len(values) for values in [*first, *second] if len(values) > 1)
-    estimate = Estimate(value=math.sqrt(ratio), low=math.sqrt(low), high=math.sqrt(high), seeds=seeds)
+    p = float(scipy.stats.mannwhitneyu(a, b, method="exact" if len({*a, *b}) == len(a) + len(b) else "auto").pvalue)
+    estimate = Estimate(value=math.sqrt(ratio), low=math.sqrt(low), high=math.sqrt(high), seeds=min(len(a), len(b)) + 1)
     return estimate, p
 
 
-def _contrasts(values: Sequence[float]) -> FloatArray:
+def _contrasts(strata: Sequence[Mapping[int, float]]) -> FloatArray:
+    """The contrasts of the seeds that all strata have, ``[seeds - 1]``; empty for fewer than two seeds."""
     from scipy.linalg import helmert
 
-    if len(values) < 2:
+    replicated = [scores for scores in strata if len(scores) > 1]
+    shared = sorted(set(replicated[0]).intersection(*replicated[1:])) if replicated else []
+    if len(shared) < 2:
         return np.zeros(0)
-    return np.asarray(helmert(len(values)) @ np.asarray(values, dtype=np.float64), dtype=np.float64)
+    scores = np.array([[of_stratum[seed] for seed in shared] for of_stratum in replicated])
+    return np.asarray(np.sqrt(((scores @ helmert(len(shared)).T) ** 2).mean(axis=0)), dtype=np.float64)
 
 
 def _log_comb(n: npt.NDArray[np.int64], k: npt.NDArray[np.int64]) -> FloatArray:
@@ -215,23 +199,6 @@ def _log_comb(n: npt.NDArray[np.int64], k: npt.NDArray[np.int64]) -> FloatArray:
         - scipy.special.gammaln(np.maximum(n - k, 0) + 1.0)
     )
     return np.asarray(np.where(k > n, -np.inf, logs), dtype=np.float64)
-
-
-def strata_with_spread(strata: Sequence[FloatArray]) -> Sequence[FloatArray]:
-    """The strata with several seeds; all strata where none has several."""
-    return [seeds for seeds in strata if len(seeds) > 1] or strata
-
-
-def seed_variances(samples: Sequence[FloatArray]) -> tuple[FloatArray, float]:
-    """Each sample's variance of its mean, and the total degrees of freedom; zeros where every sample is one seed."""
-    df = float(sum(len(sample) - 1 for sample in samples))
-    return np.array([sample.var(ddof=1) / len(sample) if df else 0.0 for sample in samples]), df
-
-
-def satterthwaite(variances: FloatArray, samples: Sequence[FloatArray]) -> float:
-    """The degrees of freedom of the sum of independent variances of means (Satterthwaite 1946)."""
-    parts = float(sum(v**2 / (len(sample) - 1) for v, sample in zip(variances, samples, strict=True)))
-    return float(variances.sum()) ** 2 / parts if parts > 0 else float(sum(len(sample) - 1 for sample in samples))
 
 
 def student_t(degrees_of_freedom: float, level: float) -> float:

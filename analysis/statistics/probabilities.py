@@ -1,7 +1,7 @@
 """Losses, calibration error and temperature of predicted probabilities.
 
 Scores are one number per example where possible, so that intervals over seeds and examples can be computed from them
-(:func:`analysis.statistics.multibootstrap.multibootstrap`).
+(:mod:`analysis.statistics.clustered_means`).
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def calibration_error_interval(
 ) -> Estimate:
     """The mean calibration error over seeds, its bias subtracted, with its pivotal bootstrap interval.
 
-    ``by_seed`` has the scores of each seed, and ``weights`` are those of
-    :func:`analysis.statistics.multibootstrap.example_weights`, ``[draws, examples]``; seeds and examples are resampled.
+    ``by_seed`` has the scores of each seed, and ``weights`` are those of :func:`example_weights`, ``[draws,
+    examples]``; seeds and examples are resampled.
     A sample's calibration error is too large even for a calibrated model (Roelofs et al. 2022), and a resample's by
     about as much again: that is the bias which is subtracted (Davison & Hinkley 1997, 2.1 and 5.2). No bound is below
     zero.
@@ -110,6 +110,12 @@ def calibration_error_interval(
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     middle, bottom, top = (max(0.0, 2 * value - bound) for bound in (float(means.mean()), float(high), float(low)))
     return Estimate(value=middle, low=bottom, high=top, seeds=seeds)
+
+
+def example_weights(examples: int, rng: np.random.Generator, draws: int) -> FloatArray:
+    """How often each example is in each resample, over ``examples``: ``[draws, examples]``."""
+    counts = np.stack([np.bincount(rng.integers(0, examples, size=examples), minlength=examples) for _ in range(draws)])
+    return np.asarray(counts / examples, dtype=np.float64)
 
 
 def _resampled_errors(scores: ExampleScores, weights: FloatArray, bins: int = BINS) -> FloatArray:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from study.errors import did_you_mean, enumerate_names, quote
-from study.settings import COMPARED, Reference, Run, Search, Settings
+from study.records import Manifest
+from study.settings import COMPARED, Data, Reference, Run, Search, Settings
 from study.space import overrides, sources, yaml_document
 from study.space.axes import (
     DURATION_KEYS,
@@ -59,18 +60,32 @@ def read(
     return _Reader(diagnostics).space(raw, only)
 
 
-class _Reader:
-    """Reads a document as a space."""
+def read_kept(document: Mapping[str, Any], manifest: Manifest, *, set: Sequence[str] = ()) -> Space:  # noqa: A002
+    """The space that a study keeps as ``document``, with ``--set KEY=VALUE`` applied.
 
-    def __init__(self, diagnostics: Diagnostics) -> None:
+    Data and models are what the study's manifest says of their content: they may be on another machine. Raises
+    SpaceError with every error that was found.
+    """
+    diagnostics = Diagnostics(Path("space.yaml"))
+    raw = dict(document)
+    for text in set:
+        overrides.apply(diagnostics, raw, text)
+    return _Reader(diagnostics, manifest).space(raw, ())
+
+
+class _Reader:
+    """Reads a document as a space; with a ``manifest``, without looking for the data and models that it names."""
+
+    def __init__(self, diagnostics: Diagnostics, manifest: Manifest | None = None) -> None:
         self.diagnostics = diagnostics
-        self.values = ValueReader(diagnostics)
+        self.manifest = manifest
+        self.values = ValueReader(diagnostics, look_up_models=manifest is None)
 
     def space(self, raw: dict[str, Any], only: Sequence[str]) -> Space:
         """The space of a document, with ``only`` these values of its axes."""
         self._check_keys(raw)
         name = self._name(raw.get("name"))
-        resolved = sources.resolve_data(self.diagnostics, raw.get("data"))
+        resolved = self._data(raw.get("data"))
         if resolved is not None:
             data, _, examples = resolved
             self.values.train_size = data.split_sizes(examples)["train"]
@@ -91,7 +106,8 @@ class _Reader:
         complete = self._with_defaults(fixed, axes, claimed)
         checked = axes if search.method == "grid" else relevant_axes(axes, [rule for rule, _ in rules])
         models, used = self._check_combinations(complete, checked, rules, claimed, narrowed=bool(only))
-        sources.check_content(self.diagnostics, data)
+        if self.manifest is None:
+            sources.check_content(self.diagnostics, data)
         return Space(
             name=name,
             data=data,
@@ -102,10 +118,22 @@ class _Reader:
             search=search,
             references=tuple(references),
             text=as_file(name, data, complete, axes, used, _other_sections(search, run, references)),
-            identities={model: sources.model_identity(model) for model in models},
+            identities={model: self._model_identity(model) for model in models},
             data_content=data_content,
             examples=examples,
         )
+
+    def _data(self, raw: object) -> tuple[Data, str, int] | None:
+        """The data, its identity by content and its number of examples; None with the errors noted."""
+        if self.manifest is None:
+            return sources.resolve_data(self.diagnostics, raw)
+        content = self.manifest.data
+        return Data.stored(content), content["source"], content["examples"]
+
+    def _model_identity(self, model: str) -> str:
+        if self.manifest is None:
+            return sources.model_identity(model)
+        return self.manifest.models.get(model, model)
 
     def _check_keys(self, raw: dict[str, Any]) -> None:
         for key in raw:

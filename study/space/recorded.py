@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from study.settings import Reference, Search
 from study.space import yaml_document
@@ -17,12 +18,16 @@ from study.space.setting_values import ValueReader
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedSpace:
-    """What a study was asked for: its axes, how their values were chosen, published results, and the data's name."""
+    """What a study was asked for: its axes, how their values were chosen, published results, and the data's name.
+
+    ``document`` is the whole space file as plain values.
+    """
 
     axes: tuple[Axis, ...] = ()
     search: Search = field(default_factory=Search)
     references: tuple[Reference, ...] = ()
     data_source: str = ""
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def ranges(self) -> Mapping[str, Range]:
@@ -57,4 +62,5 @@ def read_recorded(path: Path) -> RecordedSpace:
         search=search,
         references=tuple(references),
         data_source=str(data.get("source", "")),
+        document=raw,
     )

@@ -38,7 +38,7 @@ from study.training.schedules import LearningRate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochEnd:
-    """An epoch's record and, where it is the best so far, the predictions of its checkpoint."""
+    """An epoch's record and its predictions on validation; where it is the best so far, on test too."""
 
     record: Epoch
     predictions: Mapping[Split, Predictions]
@@ -175,8 +175,12 @@ class FineTuning:
         validation = self._evaluate(self.data.validation)
         history = [*self.validation, validation.scores]
         best = {best_epoch(history, metric) for metric in METRICS}
-        if self.stop_reason == "non-finite" or len(history) not in best:
+        if self.stop_reason == "non-finite":
             return EpochEnd(record=self._record(validation, test=None), predictions={})
+        if len(history) not in best:
+            return EpochEnd(
+                record=self._record(validation, test=None), predictions={"validation": validation.predictions}
+            )
         test = self._evaluate(self.data.test)
         return EpochEnd(
             record=self._record(validation, test=test),

@@ -46,6 +46,7 @@ from analysis.rendering.page import page
 from analysis.rendering.plots import render
 from analysis.report import main
 from analysis.results import Results
+from study.cli import python_command
 from study.run import main as run_study
 from study.settings import Settings
 
@@ -95,7 +96,7 @@ def assert_commands_run(study: SyntheticStudy, folder: Path, capsys: pytest.Capt
     outputs = []
     for command in commands:
         words = shlex.split(command)
-        assert words[:3] == ["python", "-m", "study.run"]
+        assert words[:3] == [python_command(), "-m", "study.run"]
         assert run_study([*words[3:], "--dry-run"]) == 0, command
         outputs.append(capsys.readouterr().out)
         assert "study made-up" in outputs[-1]

@@ -18,7 +18,7 @@ from synthetic_study import (
 )
 
 from analysis.answer import Answer, Table
-from analysis.findings import load_question
+from analysis.findings import load_question, settle
 from analysis.results import Results
 from study.records import Outcome
 from study.settings import Settings
@@ -73,15 +73,23 @@ SINGLE_MODEL = SEARCH.replace("[tiny-bert, tiny-roberta]", "[tiny-bert]")
 Choice = Mapping[str, Any]
 
 
-def results_of(folder: Path, story_of: StoryOf, text: str = SMALL) -> Results:
-    """The results of a synthetic grid."""
+def results_of(
+    folder: Path, story_of: StoryOf, text: str = SMALL, *, seed: int = 0, positive: float = 0.5
+) -> Results:
+    """The results of a synthetic grid; ``positive`` is the share of label 1."""
     space, plan = plan_of(folder, text)
-    return make_synthetic(space, plan, story_of).results()
+    return make_synthetic(space, plan, story_of, seed=seed, positive=positive).results()
 
 
 def answer_to(question: str, results: Results) -> Answer:
     """The answer of the question's module."""
     return load_question(question).answer(results, np.random.default_rng(0))
+
+
+def settled_answer(question: str, results: Results) -> Answer:
+    """The answer of the question's module with what its claim makes of it, if it were the report's only claim."""
+    answer = answer_to(question, results)
+    return settle(answer, answer.claim.p_value if answer.claim else None)
 
 
 def near(accuracy: float, rng: np.random.Generator, spread: float = 0.004) -> float:

@@ -2,6 +2,8 @@
 
 An example's label and difficulty are the same for all runs. A run of accuracy ``a`` has a log-odds of Gaussian signal,
 which is calibrated by construction; multiplied by ``scale`` it is over-confident above 1 and under-confident below.
+Predictions are kept as training keeps them: on validation of every finite epoch, on test of those that were the best so
+far.
 """
 
 import tempfile
@@ -11,16 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
-from scipy.stats import norm
-from study_builder import make_epoch
+from synthetic_training import CREATED, State, SyntheticSplit, epoch_records, measure
 
 from analysis.predictions import PredictionsKey, PredictionStore
 from analysis.results import Results, assemble
-from analysis.statistics.estimate import FloatArray
-from study.execution.manifest import write_study
+from study.execution.manifest import data_content, write_study
 from study.plan.plan import Plan, Trajectory, Trial, make_plan
-from study.records import Interval, Manifest, Outcome, Record, Split, TrajectoryConfig, TrajectoryRecords
+from study.records import Manifest, Outcome, Record, Split, TrajectoryConfig, TrajectoryRecords
 from study.scoring import METRICS, Predictions, Scores
 from study.settings import Settings
 from study.space.reader import read
@@ -29,9 +28,6 @@ from study.space.space import Space
 from study.stopping import best_epoch
 from study.storage import StudyFolder
 
-CREATED = 1_800_000_000.0
-# The part of the noise that belongs to the example: fine-tuned encoders agree with one another about this much.
-SHARED = 0.8
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
 ENDED = Outcome(status="complete", stop_reason="epochs exhausted", epochs=4, device="CPU")
@@ -39,15 +35,36 @@ ENDED = Outcome(status="complete", stop_reason="epochs exhausted", epochs=4, dev
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """What happens to a run, an entry per epoch: true accuracy, scale of the log-odds, and training loss.
+    """What happens to a run, an entry per epoch: true accuracy, scale of the log-odds, training loss, exact loss.
 
-    An accuracy of None means that one class is predicted for every example, NaN that the logits are not finite.
+    An accuracy of None means that one class is predicted for every example, NaN that the logits are not finite. The
+    rest is what :class:`synthetic_training.State` says.
     """
 
     accuracy: Sequence[float | None]
     train_loss: Sequence[float]
     scale: Sequence[float]
     outcome: Outcome | None = ENDED
+    spurious: float = 0.0
+    flicker: float = 0.0
+    trace: float = 0.0
+    loss: Sequence[float | None] = ()
+
+    def state(self, epoch: int) -> State:
+        """The model after ``epoch``, from 1."""
+        return State(
+            accuracy=self.accuracy[epoch - 1],
+            scale=self.scale[epoch - 1],
+            spurious=self.spurious,
+            flicker=self.flicker,
+            trace=self.trace,
+            loss=self.loss[epoch - 1] if self.loss else None,
+        )
+
+
+def story(accuracy: Sequence[float | None], train_loss: Sequence[float], **values: Any) -> Story:
+    """A story of calibrated predictions, unless ``values`` have a scale."""
+    return Story(accuracy=accuracy, train_loss=train_loss, **{"scale": [1.0] * len(accuracy), **values})
 
 
 def healthy(accuracy: float = 0.9, *, scale: float = 1.0, epochs: int = 4) -> Story:
@@ -60,36 +77,56 @@ def healthy(accuracy: float = 0.9, *, scale: float = 1.0, epochs: int = 4) -> St
     )
 
 
-def overfitting(accuracy: float = 0.9) -> Story:
-    """Training loss continues to fall while validation loss rises; accuracy stays."""
-    return Story(accuracy=[accuracy] * 4, train_loss=[0.3, 0.15, 0.06, 0.02], scale=[1.0, 1.6, 3.0, 5.0])
+def over_confident_late(accuracy: float = 0.9) -> Story:
+    """Training loss continues to fall while validation loss rises; accuracy is kept."""
+    return story([accuracy] * 4, [0.3, 0.15, 0.06, 0.02], scale=[1.0, 1.6, 3.0, 5.0])
+
+
+def overfitting(accuracy: float = 0.9, *, loses: float = 0.06) -> Story:
+    """The same, and accuracy falls by ``loses``."""
+    fallen = [accuracy - 0.01, accuracy, accuracy - loses / 2, accuracy - loses]
+    return story(fallen, [0.3, 0.15, 0.06, 0.02], scale=[1.0, 1.6, 3.0, 5.0])
+
+
+def declining(accuracy: float = 0.9, *, to: float = 0.6) -> Story:
+    """Loses a large part of what it had learned, in training too, and keeps some of it."""
+    return story([accuracy - 0.05, accuracy, to, to], [0.5, 0.35, 0.66, 0.66])
+
+
+def recovering(accuracy: float = 0.9, *, at: float | None = 0.6) -> Story:
+    """Falls to the accuracy ``at``, or to one class where that is None, and comes back."""
+    return story([accuracy, at, accuracy, accuracy], [0.4, 0.66 if at else 0.694, 0.4, 0.3])
+
+
+def memorised() -> Story:
+    """Training loss falls to nearly nothing, and validation never beats chance."""
+    return story([0.5] * 4, [0.6, 0.4, 0.2, 0.05], spurious=4.0)
+
+
+def collapsing_at_the_end(accuracy: float = 0.9) -> Story:
+    """Collapses within the last interval of the last epoch, whose mean training loss is not yet that of chance."""
+    return story([accuracy - 0.05, accuracy, accuracy, None], [0.5, 0.35, 0.3, 0.55])
 
 
 def collapsing(accuracy: float = 0.9) -> Story:
     """Learns for two epochs, then predicts one class to the end."""
-    return Story(
-        accuracy=[accuracy - 0.05, accuracy, None, None], train_loss=[0.5, 0.35, 0.694, 0.694], scale=[1.0] * 4
-    )
+    return story([accuracy - 0.05, accuracy, None, None], [0.5, 0.35, 0.694, 0.694])
 
 
 def at_chance(epochs: int = 4) -> Story:
     """Never leaves chance."""
-    return Story(accuracy=[None] * epochs, train_loss=[0.697, 0.695, 0.694, 0.694][:epochs], scale=[1.0] * epochs)
+    return story([None] * epochs, [0.697, 0.695, 0.694, 0.694][:epochs])
 
 
 def majority_start(accuracy: float = 0.9) -> Story:
     """Predicts one class at first, and is healthy later."""
-    return Story(accuracy=[None, accuracy - 0.1, accuracy, accuracy], train_loss=[0.69, 0.5, 0.3, 0.2], scale=[1.0] * 4)
+    return story([None, accuracy - 0.1, accuracy, accuracy], [0.69, 0.5, 0.3, 0.2])
 
 
 def non_finite() -> Story:
     """Learns, and then has a non-finite loss."""
-    return Story(
-        accuracy=[0.85, float("nan")],
-        train_loss=[0.5, float("nan")],
-        scale=[1.0, 1.0],
-        outcome=Outcome(status="complete", stop_reason="non-finite", epochs=2),
-    )
+    outcome = Outcome(status="complete", stop_reason="non-finite", epochs=2)
+    return story([0.85, float("nan")], [0.5, float("nan")], outcome=outcome)
 
 
 def pruned(accuracy: float = 0.7, *, epochs: int = 1) -> Story:
@@ -124,7 +161,13 @@ class SyntheticStudy:
             recorded = read_recorded(path)
         return Results(
             plan=self.plan,
-            manifest=Manifest(id="made-up", name=self.plan.study, created=CREATED),
+            manifest=Manifest(
+                id="made-up",
+                name=self.plan.study,
+                created=CREATED,
+                data=data_content(self.space),
+                models=self.space.identities,
+            ),
             cells=cells,
             runs=runs,
             predictions=PredictionStore(StudyFolder(Path("nowhere")), self.predictions),
@@ -187,114 +230,49 @@ def search_of(
     return space, make_plan(space, trials)
 
 
-def make_synthetic(space: Space, plan: Plan, story_of: StoryOf, *, seed: int = 0) -> SyntheticStudy:
-    """The study in which every trajectory has the story that ``story_of`` gives for its settings."""
+def make_synthetic(
+    space: Space, plan: Plan, story_of: StoryOf, *, seed: int = 0, positive: float = 0.5
+) -> SyntheticStudy:
+    """The study in which every trajectory has the story that ``story_of`` gives for its settings.
+
+    ``positive`` is the share of examples with label 1.
+    """
     sizes = space.data.split_sizes(space.examples)
     rng = np.random.default_rng([seed, 1])
-    splits = {split: _SyntheticSplit(sizes[split], rng) for split in SPLITS}
+    splits = {split: SyntheticSplit(sizes[split], rng, positive) for split in SPLITS}
     records: dict[str, Sequence[Record]] = {}
     outcomes: dict[str, Outcome | None] = {}
     predictions: dict[PredictionsKey, Predictions] = {}
     for index, trajectory in enumerate(plan.trajectories):
         trajectory_rng = np.random.default_rng([seed, 2, index])
-        story = story_of(trajectory.settings, trajectory_rng)
+        told = story_of(trajectory.settings, trajectory_rng)
         records[trajectory.id] = []
-        outcomes[trajectory.id] = story.outcome if story else None
-        if story is not None:
-            records[trajectory.id], by_epoch = _train(trajectory, story, splits, trajectory_rng)
+        outcomes[trajectory.id] = told.outcome if told else None
+        if told is not None:
+            records[trajectory.id], by_epoch = _train(trajectory, told, splits, trajectory_rng)
             predictions |= {(trajectory.id, *key): value for key, value in by_epoch.items()}
     return SyntheticStudy(space=space, plan=plan, records=records, outcomes=outcomes, predictions=predictions)
 
 
-class _SyntheticSplit:
-    """Labels and difficulties of a split's examples."""
-
-    def __init__(self, size: int, rng: np.random.Generator) -> None:
-        self.label = rng.permutation(np.arange(size) % 2)
-        self.noise = rng.normal(size=size)
-        self.ids = np.arange(size)
-
-    def predict(self, accuracy: float | None, scale: float, run_noise: FloatArray) -> Predictions:
-        sign = 2.0 * self.label - 1
-        if accuracy is None or not np.isfinite(accuracy):
-            odds = np.full(len(sign), 0.01) + 1e-4 * run_noise
-            if accuracy is not None:
-                odds = np.full(len(sign), np.nan)
-        else:
-            signal = float(norm.ppf(accuracy))
-            noise = np.sqrt(SHARED) * self.noise + np.sqrt(1 - SHARED) * run_noise
-            odds = scale * 2 * signal * (sign * signal + noise)
-        logits = np.stack([-odds / 2, odds / 2], axis=1).astype(np.float32)
-        return Predictions(example_id=self.ids, label=self.label, logits=logits)
-
-
 def _train(
-    trajectory: Trajectory, story: Story, splits: Mapping[Split, _SyntheticSplit], rng: np.random.Generator
+    trajectory: Trajectory, told: Story, splits: Mapping[Split, SyntheticSplit], rng: np.random.Generator
 ) -> tuple[list[Record], dict[tuple[int, Split], Predictions]]:
     run_noise = {split: rng.normal(size=len(examples.label)) for split, examples in splits.items()}
     history: list[Record] = []
     past: list[Scores] = []
     predictions: dict[tuple[int, Split], Predictions] = {}
-    for number, (accuracy, loss, scale) in enumerate(
-        zip(story.accuracy, story.train_loss, story.scale, strict=True), start=1
-    ):
-        by_split = {split: examples.predict(accuracy, scale, run_noise[split]) for split, examples in splits.items()}
+    for number, loss in enumerate(told.train_loss, start=1):
+        epoch_noise = {
+            split: rng.normal(size=len(noise)) if told.flicker else noise for split, noise in run_noise.items()
+        }
+        by_split = {
+            split: examples.predict(told.state(number), run_noise[split], epoch_noise[split])
+            for split, examples in splits.items()
+        }
         scores = {split: measure(predicted) for split, predicted in by_split.items()}
         past.append({name: scores["validation"][name] for name in METRICS})
         best = number in {best_epoch(past, metric) for metric in METRICS}
-        if best:
-            predictions |= {(number, split): predicted for split, predicted in by_split.items()}
-        history += _records(trajectory, number, loss, scores, best)
+        kept = SPLITS if best else SPLITS[:1] if by_split["validation"].finite else ()
+        predictions |= {(number, split): by_split[split] for split in kept}
+        history += epoch_records(trajectory, number, loss, scores, best)
     return history, predictions
-
-
-def _records(
-    trajectory: Trajectory, number: int, loss: float, scores: Mapping[Split, Mapping[str, Any]], best: bool
-) -> list[Record]:
-    epochs = trajectory.epochs
-    seen, step = number * trajectory.examples // epochs, number * trajectory.optimizer_steps // epochs
-    rate = trajectory.settings.learning_rate
-    interval = Interval(
-        examples_seen=seen,
-        optimizer_step=step,
-        train_loss=loss,
-        gradient_norm=1.0,
-        learning_rate=rate,
-        time=CREATED + 10 * number,
-    )
-    validation, test = scores["validation"], scores["test"]
-    epoch = make_epoch(
-        number,
-        examples_seen=seen,
-        optimizer_step=step,
-        train_loss=loss,
-        validation={name: validation[name] for name in METRICS},
-        test={name: test[name] for name in METRICS} if best else None,
-        majority_share=validation["majority_share"],
-        entropy=validation["entropy"],
-        confidence=validation["confidence"],
-        logit_std=validation["logit_std"],
-        non_finite_steps=0 if np.isfinite(loss) else 1,
-        learning_rate=rate,
-        train_seconds=1.0,
-        time=CREATED + 10 * number + 1,
-    )
-    return [replace(interval, examples_seen=seen - 1), interval, epoch]
-
-
-def measure(predictions: Predictions) -> dict[str, float]:
-    """The scores of predictions that an epoch's record contains."""
-    logits = predictions.logits.astype(np.float64)
-    if not np.isfinite(logits).all():
-        return dict.fromkeys(("loss", "accuracy", "majority_share", "entropy", "confidence", "logit_std"), float("nan"))
-    log_p = log_softmax(logits, axis=1)
-    predicted = logits.argmax(axis=1)
-    n = len(predicted)
-    return {
-        "loss": float(-log_p[np.arange(n), predictions.label].mean()),
-        "accuracy": float((predicted == predictions.label).mean()),
-        "majority_share": float(np.bincount(predicted, minlength=2).max() / n),
-        "entropy": float(-(np.exp(log_p) * log_p).sum(axis=1).mean()),
-        "confidence": float(np.exp(log_p).max(axis=1).mean()),
-        "logit_std": float(logits.std(axis=0).mean()),
-    }

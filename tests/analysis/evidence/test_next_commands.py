@@ -1,17 +1,21 @@
-"""Proposed commands extend what the study has, and change nothing that is trained already."""
+"""Proposed commands extend what the study has, change nothing that is trained already, and run as copied."""
 
 import itertools
+import os
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from synthetic_spaces import ASHA, GRID, OPTUNA, SEARCH, results_of, search_study
-from synthetic_study import healthy
+from synthetic_spaces import ASHA, GRID, OPTUNA, SEARCH, SMALL, results_of, search_study
+from synthetic_study import healthy, make_synthetic, plan_of
 
 from analysis.answer import Command
 from analysis.evidence.next_commands import complete_plan, extend, longer_search, more_seeds, paired_search
-from analysis.results import Results
+from analysis.results import Results, read
+from study.cli import python_command
+from study.run import main as run_study
 
 
 def overrides(command: Command) -> dict[str, object]:
@@ -40,8 +44,26 @@ def test_a_whole_study_needs_no_command_to_complete_it(grid: Results, tmp_path: 
     assert complete_plan(grid) == []
     partial = results_of(tmp_path, lambda settings, rng: healthy() if settings.seed else None, GRID)
     assert [proposal.command for proposal in complete_plan(partial)] == [
-        "python -m study.run --space studies/made-up/space.yaml"
+        f"{python_command()} -m study.run --space studies/made-up/space.yaml"
     ]
+
+
+def test_a_command_finds_space_and_storage_from_the_folder_in_which_the_report_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, plan = plan_of(tmp_path, SMALL)
+    study = make_synthetic(space, plan, lambda settings, rng: healthy() if settings.seed else None)
+    path = study.write(tmp_path / "a folder" / "studies").path
+    for cwd, options in [
+        (tmp_path / "a folder", "--space studies/made-up/space.yaml"),
+        (tmp_path, "--space 'a folder/studies/made-up/space.yaml' --storage 'a folder/studies'"),
+        (path, f"--space space.yaml --storage '{path.parent}'"),
+    ]:
+        monkeypatch.chdir(cwd)
+        for folder in (path, Path(os.path.relpath(path))):
+            (proposal,) = complete_plan(read(folder))
+            assert proposal.command == f"{sys.executable} -m study.run {options}"
+            assert run_study([*shlex.split(proposal.command)[3:], "--dry-run"]) == 0
 
 
 @pytest.mark.parametrize(

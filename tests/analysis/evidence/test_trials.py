@@ -76,7 +76,7 @@ def test_pruned_cells_are_named_counted_and_warned_of(tmp_path: Path) -> None:
     assert results.census.complete == 36
     html, text = (path / "report.html").read_text(), (path / "report.md").read_text()
     for content in (html, text):
-        opening = content[: content.index("Results")]
+        opening = content[: content.index("Answers")]
         assert "6 complete cells of 36 ended because the trial scheduler pruned them" in opening
         assert "pruning hides collapses" in opening
         assert "failure rates cover only the runs that the scheduler did not stop" in opening
@@ -89,8 +89,7 @@ def test_pruned_runs_have_not_ended_and_are_in_no_failure_rate(tmp_path: Path) -
     results = search_study(tmp_path, some_pruned, ASHA).results()
     assert sum(run.ended for run in results.runs) == 30
     collapse = answer_to("collapse_or_overfitting", results)
-    assert collapse.estimate is not None
-    assert collapse.estimate.value == 2 / 30
+    assert "2 of 30 ended runs" in collapse.sentence
     assert any("search.scheduler=none" in proposal.command for proposal in collapse.next_commands)
 
 

@@ -31,6 +31,25 @@ def test_an_estimate_shows_its_interval_if_it_has_one() -> None:
     assert format_value(Estimate(value=0.9, low=0.85, high=0.95, seeds=3), "%") == "90.0 % [85.0, 95.0]"
 
 
+@pytest.mark.parametrize(
+    ("estimate", "form", "written"),
+    [
+        (Estimate(value=0.742, low=0.0, high=1.0, seeds=2), "%", "74.2 % (too few seeds)"),
+        (Estimate(value=0.0, low=0.0, high=0.975, seeds=1), "%", "0.0 % (too few seeds)"),
+        (Estimate(value=0.0, low=0.0, high=0.842, seeds=2), "%", "0.0 % [0.0, 84.2]"),
+        (Estimate(value=0.1, low=-0.95, high=0.96, seeds=2), "+%", "+10.0 pts (too few seeds)"),
+        (Estimate(value=0.1, low=-0.6, high=0.8, seeds=2), "+%", "+10.0 pts [\u221260.0, +80.0]"),
+        (Estimate(value=0.464, seeds=2), ".3", "0.464 (too few seeds)"),
+        (Estimate(value=0.464, low=-0.1, high=3.3, seeds=2), ".3", "0.464 [\u22120.100, 3.300]"),
+        (Estimate(value=math.nan, seeds=2), "%", "\u2013"),
+    ],
+)
+def test_an_interval_that_says_nothing_is_not_written(estimate: Estimate, form: str, written: str) -> None:
+    assert format_value(estimate, form) == written
+    table = Table(title="t", columns=("x",), formats=(form,), rows=[(estimate,)])
+    assert ("too few seeds" in html_table(table)) == ("too few seeds" in written)
+
+
 def test_a_table_escapes_its_text() -> None:
     table = Table(title="<b>", columns=("a|b",), formats=("t",), rows=[("<i>|\n*x*",)])
     assert "<b>" not in html_table(table)

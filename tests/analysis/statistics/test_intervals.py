@@ -4,10 +4,11 @@ import itertools
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import scipy.stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from analysis.statistics import intervals
 
@@ -51,26 +52,6 @@ def test_a_mean_over_seeds_has_scipys_t_interval() -> None:
     assert math.isnan(intervals.mean_over_seeds([0.9]).low)
 
 
-def test_a_single_stratum_is_a_mean_over_seeds_and_two_are_welchs_test() -> None:
-    first, second = [0.9, 0.91, 0.88, 0.93], [-0.85, -0.8, -0.99]
-    single = intervals.mean_over_strata([first])
-    assert (single.low, single.high) == pytest.approx(
-        (intervals.mean_over_seeds(first).low, intervals.mean_over_seeds(first).high)
-    )
-    two = intervals.mean_over_strata([first, second])
-    welch = scipy.stats.ttest_ind(first, [-x for x in second], equal_var=False).confidence_interval(0.95)
-    assert (2 * two.low, 2 * two.high) == pytest.approx((welch.low, welch.high))
-
-
-def test_the_detectable_difference_is_found_with_the_stated_power() -> None:
-    rng = np.random.default_rng(3)
-    error, df = 0.01, 12
-    mean = intervals.minimal_detectable_difference(error, df)
-    t = scipy.stats.nct.rvs(df, mean / error, size=20_000, random_state=rng)
-    power = float((abs(t) > scipy.stats.t.ppf(0.975, df)).mean())
-    assert power == pytest.approx(intervals.POWER, abs=0.02)
-
-
 def test_the_expected_best_is_the_mean_over_all_samples() -> None:
     validation, test = [0.9, 0.5, 0.92, 0.7, 0.88], [0.89, 0.5, 0.86, 0.72, 0.9]
     for n in range(1, 6):
@@ -100,10 +81,14 @@ def test_the_probability_of_improvement_is_mann_whitneys_statistic() -> None:
     assert intervals.probability_of_improvement([([1.0], [1.0])], rng).value == 0.5
 
 
+def by_seed(values: npt.NDArray[np.float64]) -> dict[int, float]:
+    return dict(enumerate(values.tolist()))
+
+
 def test_unequal_spreads_are_found_and_equal_ones_are_not() -> None:
     rng = np.random.default_rng(0)
-    narrow = [rng.normal(0.9, 0.002, 10).tolist() for _ in range(3)]
-    wide = [rng.normal(0.8, 0.02, 10).tolist() for _ in range(3)]
+    narrow = [by_seed(rng.normal(0.9, 0.002, 10)) for _ in range(3)]
+    wide = [by_seed(rng.normal(0.8, 0.02, 10)) for _ in range(3)]
     ratio, p = intervals.spread_ratio(narrow, wide)
     assert ratio.high < 1
     assert p < 0.001
@@ -114,11 +99,33 @@ def test_unequal_spreads_are_found_and_equal_ones_are_not() -> None:
 
 def test_a_ratio_of_spreads_of_one_stratum_has_the_f_tests_interval() -> None:
     rng = np.random.default_rng(5)
-    a, b = rng.normal(size=7).tolist(), rng.normal(size=5).tolist()
-    ratio, _ = intervals.spread_ratio([a], [b])
+    a, b = rng.normal(size=7), rng.normal(size=5)
+    ratio, _ = intervals.spread_ratio([by_seed(a)], [by_seed(b)])
     f = np.var(a, ddof=1) / np.var(b, ddof=1)
     assert ratio.value == pytest.approx(math.sqrt(f))
     assert ratio.low == pytest.approx(math.sqrt(f / scipy.stats.f.ppf(0.975, 6, 4)))
+
+
+def test_a_seed_that_moves_all_conditions_counts_once_in_a_spread() -> None:
+    """Five seeds whose effect is the same in eight conditions are four contrasts, not thirty-two."""
+    rng = np.random.default_rng(1)
+    false = 0
+    for _ in range(400):
+        arms = [[by_seed(rng.normal(0, 0.02, 5))] * 8 for _ in range(2)]
+        false += intervals.spread_ratio(*arms)[1] < 0.05
+    assert false <= scipy.stats.binom.ppf(1 - 1e-4, 400, 0.05)
+
+
+def test_a_spread_of_strata_without_common_seeds_is_not_compared() -> None:
+    apart = [{0: 0.9, 1: 0.8}, {2: 0.9, 3: 0.7}]
+    assert math.isnan(intervals.spread_ratio(apart, [{0: 0.9, 1: 0.8}])[1])
+
+
+def test_newcombes_interval_equals_that_of_statsmodels() -> None:
+    for first, second in [((5, 5), (0, 5)), ((3, 10), (5, 11)), ((0, 4), (0, 4))]:
+        ours = intervals.share_difference(first, second)
+        theirs = confint_proportions_2indep(*first, *second, method="newcomb", compare="diff")
+        assert (ours.low, ours.high) == pytest.approx(theirs)
 
 
 def test_newcombes_interval_contains_the_difference() -> None:

@@ -8,7 +8,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 from analysis.statistics import probabilities
-from analysis.statistics.multibootstrap import example_weights
+from analysis.statistics.probabilities import example_weights
 from study.scoring import Predictions
 
 

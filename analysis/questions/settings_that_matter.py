@@ -1,0 +1,216 @@
+"""The question of which settings matter, and which combination is best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from analysis.answer import NOT_ASKED, UNDETERMINED, Answer, Claim, Table, Value, sentences
+from analysis.evidence.axis_effects import AxisEffect, axes_of, axis_effects
+from analysis.evidence.comparison import ended_runs, most_seeds, seed_scores
+from analysis.evidence.conditions import describe, settings_key
+from analysis.evidence.cross_fitting import METHOD as CROSS_FITTING
+from analysis.evidence.cross_fitting import held_out
+from analysis.evidence.effects import METHODS as EFFECT_METHODS
+from analysis.evidence.effects import correct_or_chance
+from analysis.evidence.next_commands import complete_plan, more_seeds
+from analysis.results import Results
+from analysis.selection.importance import importance
+from analysis.statistics.clustered_means import mean_over_strata
+from analysis.statistics.estimate import Estimate
+from analysis.statistics.multiplicity import holm
+from analysis.trajectory_results import TrajectoryResult
+from analysis.wording import join_words, p_value, points_estimate, share_estimate
+from study.plan.cell_results import CellResult, selection_score
+from study.scoring import METRICS
+
+QUESTION = "Which settings matter, and which combination is best?"
+COUNTS_PRUNED_RUNS = False
+ALPHA = 0.05
+MOST_ROWS = 40
+
+METHODS = (
+    (
+        "Each value of an axis is compared with the mean of its other values, in conditions that are equal in "
+        "everything else and have all values, on test, failed runs included with what they scored. p-values are "
+        "corrected for the values of an axis (Bonferroni) and for the axes (Holm 1979). Settings that never vary apart "
+        "are one axis."
+    ),
+    *EFFECT_METHODS,
+    CROSS_FITTING,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedCondition:
+    """A condition's runs by seed, and what validation says of it, more being better."""
+
+    name: str
+    cells: dict[int, CellResult]
+    gain: float
+
+
+def answer(results: Results, rng: np.random.Generator) -> Answer:
+    """Test every axis, and rank the combinations by validation. ``rng`` is not needed."""
+    del rng
+    if not axes_of(results):
+        return Answer(question=QUESTION, verdict=NOT_ASKED, sentence="Runs differ in nothing but their seed.")
+    ended = ended_runs(results)
+    results.predictions.preload([run.owner for run in ended], ["test"])
+    axes = [] if results.searching else axis_effects(results, ended)
+    ranked = _rank(results, ended)
+    importances = importance(results)
+    seeds = most_seeds(ended)
+    best = _best_sentence(results, ranked)
+    return Answer(
+        question=QUESTION,
+        verdict=UNDETERMINED,
+        sentence=sentences(_undetermined(results, axes, seeds), best),
+        claim=_claim(axes, best),
+        estimate=_expected(results, ranked),
+        estimated="test accuracy of the combination that validation selects, on seeds that did not select it",
+        unit="share",
+        seeds=seeds,
+        tables=[*_axis_tables(axes), *([_ranking(results, ranked)] if ranked else []), *importances.tables],
+        methods=(*METHODS, *importances.methods),
+        caveats=[] if ranked else ["No run has ended with a checkpoint."],
+        next_commands=[*complete_plan(results), more_seeds(results, "narrows the intervals of all effects")],
+    )
+
+
+def _rank(results: Results, ended: Sequence[TrajectoryResult]) -> list[RankedCondition]:
+    """The conditions of the ended runs, the best on validation first."""
+    metric = METRICS[results.search.objective]
+    by_condition: dict[object, list[TrajectoryResult]] = {}
+    for run in ended:
+        by_condition.setdefault(settings_key(run.settings, ["seed"]), []).append(run)
+    ranked = [
+        RankedCondition(
+            name=describe(runs[0].settings, results.condition_keys),
+            cells={run.settings.seed: run.owner for run in runs},
+            gain=metric.signed(selection_score([run.owner for run in runs], metric.name)),
+        )
+        for runs in by_condition.values()
+    ]
+    return sorted(ranked, key=lambda condition: -condition.gain)
+
+
+def _undetermined(results: Results, axes: Sequence[AxisEffect], seeds: int) -> str:
+    """The sentence where no axis is shown to matter."""
+    if results.searching:
+        return "A search tries few combinations twice, so single settings are ranked by importance, not tested."
+    if not axes:
+        return "No two ended runs differ in one setting alone."
+    if seeds < 2:
+        return "With one seed per condition, the effect of a setting is not told apart from that of the seed."
+    adjusted = holm([axis.p_value for axis in axes])
+    shown = join_words([f"{axis.name} {p_value(p)}" for axis, p in zip(axes, adjusted, strict=True)])
+    return f"No setting is shown to matter ({shown}, corrected for their number)."
+
+
+def _claim(axes: Sequence[AxisEffect], best: str) -> Claim | None:
+    if not axes:
+        return None
+    adjusted = holm([axis.p_value for axis in axes])
+    matter = [(axis, p) for axis, p in zip(axes, adjusted, strict=True) if p < ALPHA]
+    if not matter:
+        return None
+    matter.sort(key=lambda item: item[1])
+    parts = [
+        f"{axis.name} ({axis.best} scores {points_estimate(axis.by_value[axis.best].mean.estimate())} against "
+        f"{'the other' if len(axis.by_value) == 2 else 'the mean of the others'})"
+        for axis, _ in matter
+    ]
+    differs = [axis.name for axis, _ in matter if axis.p_interaction < ALPHA / len(axes)]
+    caution = f" The effect of {join_words(differs)} differs between conditions." if differs else ""
+    verb = "matters" if len(matter) == 1 else "matter"
+    sentence = f"Of {len(axes)} settings, {join_words(parts)} {verb} ({p_value(matter[0][1])}).{caution}"
+    return Claim(
+        family="scores",
+        p_value=min(adjusted),
+        verdict=join_words([axis.name for axis, _ in matter]),
+        sentence=sentences(sentence, best),
+    )
+
+
+def _best_sentence(results: Results, ranked: Sequence[RankedCondition]) -> str:
+    if not ranked:
+        return ""
+    expected = _expected(results, ranked)
+    best = f"Validation selects {ranked[0].name}"
+    if expected is None:
+        return f"{best}."
+    return f"{best}; what it selects on other seeds scores {share_estimate(expected)} on test."
+
+
+def _expected(results: Results, ranked: Sequence[RankedCondition]) -> Estimate | None:
+    """The test accuracy of what validation selects, on seeds that had no part in the selection."""
+    metric = METRICS[results.search.objective]
+    selected = held_out(
+        [condition.cells for condition in ranked],
+        lambda cells: metric.signed(selection_score(cells, metric.name)),
+    )
+    scores = {seed: array for seed, cell in selected.items() if (array := correct_or_chance(results, cell)) is not None}
+    by_seed = seed_scores(scores)
+    return mean_over_strata([by_seed]).estimate().clipped(0, 1) if by_seed is not None else None
+
+
+def _axis_tables(axes: Sequence[AxisEffect]) -> list[Table]:
+    if not axes:
+        return []
+    rows: list[tuple[Value, ...]] = []
+    for axis, p in zip(axes, holm([axis.p_value for axis in axes]), strict=True):
+        for value, effect in axis.by_value.items():
+            rows.append((axis.name, value, effect.pairs, effect.mean.estimate(), p, effect.p_heterogeneity))
+    return [
+        Table(
+            title="Each setting against its other values, everything else equal",
+            columns=(
+                "setting",
+                "value",
+                "comparisons",
+                "test accuracy",
+                "p of the setting",
+                "p that conditions differ",
+            ),
+            formats=("t", "t", "n", "+%", "p", "p"),
+            rows=rows,
+            most_rows=MOST_ROWS,
+            note="p of a setting is corrected for its values and for the number of settings.",
+        )
+    ]
+
+
+def _ranking(results: Results, ranked: Sequence[RankedCondition]) -> Table:
+    rows: list[tuple[Value, ...]] = []
+    best = ranked[0].cells
+    for rank, condition in enumerate(ranked, start=1):
+        validation = [c.chosen.validation["accuracy"] for c in condition.cells.values() if c.chosen]
+        tests = {s: a for s, c in condition.cells.items() if (a := correct_or_chance(results, c)) is not None}
+        scores = seed_scores(tests)
+        behind = None
+        if rank > 1 and scores is not None:
+            others = {s: a for s, c in best.items() if (a := correct_or_chance(results, c)) is not None}
+            paired = seed_scores({seed: tests[seed] - others[seed] for seed in tests if seed in others})
+            behind = mean_over_strata([paired]).estimate() if paired is not None else None
+        rows.append(
+            (
+                rank,
+                condition.name,
+                len(condition.cells),
+                fmean(validation) if validation else None,
+                mean_over_strata([scores]).estimate().clipped(0, 1) if scores is not None else None,
+                behind,
+            )
+        )
+    return Table(
+        title="All combinations, the best on validation first",
+        columns=("rank", "combination", "seeds", "validation accuracy", "test accuracy", "minus the first"),
+        formats=("n", "t", "n", "%", "%", "+%"),
+        rows=rows,
+        most_rows=MOST_ROWS,
+        note="The first looks better than it is, because the same seeds selected it; intervals are without correction.",
+    )

@@ -1,0 +1,229 @@
+"""Means over strata, seeds and examples, with seeds as clusters and intervals that count the sampling of both.
+
+A seed number that is used in several strata is one draw, not several: the same head and the same order of the data
+(Dodge et al. 2020 found seeds that are good everywhere). Variances are the two-way clustered ones of Cameron, Gelbach &
+Miller (2011), over seed numbers and over examples. Pure functions of scores ``[seeds, examples]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+
+from analysis.statistics.estimate import LEVEL, Estimate, FloatArray
+from analysis.statistics.intervals import POWER, student_t
+
+# Degrees of freedom come from an upper bound of the seeds' variance, at this one-sided level: the few seeds of a study
+# may agree by luck, and Satterthwaite's approximation would then rely on the examples alone (benchmarks/truths.py).
+LUCK = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedScores:
+    """The scores of a stratum, or the differences of two of its arms: ``[seeds, examples]``, and the seed numbers.
+
+    All strata of a comparison have the same examples, in the same order.
+    """
+
+    seeds: tuple[int, ...]
+    scores: FloatArray
+
+    def __post_init__(self) -> None:
+        assert len(self.seeds) == len(self.scores) == len(set(self.seeds)) > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusteredMean:
+    """A mean with its standard error; ``seeds`` is the smallest number of seeds of a stratum.
+
+    ``degrees_of_freedom`` is 0 where no stratum has a second seed: the error is then that of the examples alone, and
+    the estimate has no interval. ``resolution`` is the weight of one example.
+    """
+
+    value: float
+    standard_error: float
+    examples_error: float
+    degrees_of_freedom: float
+    seeds: int
+    strata: int
+    resolution: float
+
+    def estimate(self, level: float = LEVEL) -> Estimate:
+        """The mean with Student's t interval, not narrower than one example; without one for a single seed."""
+        if self.degrees_of_freedom == 0:
+            return Estimate(value=self.value, seeds=self.seeds)
+        half = max(student_t(self.degrees_of_freedom, level) * self.standard_error, self.resolution)
+        return self._within(half, level)
+
+    def over_examples(self, level: float = LEVEL) -> Estimate:
+        """The mean with an interval for the sampling of the examples alone: of these runs, not of new seeds."""
+        return self._within(max(student_t(math.inf, level) * self.examples_error, self.resolution), level)
+
+    def _within(self, half: float, level: float) -> Estimate:
+        return Estimate(value=self.value, low=self.value - half, high=self.value + half, seeds=self.seeds, level=level)
+
+    @property
+    def p_value(self) -> float:
+        """The two-sided p-value of a mean of zero; NaN without a second seed."""
+        return self._tail(abs(self.value), sides=2)
+
+    @property
+    def p_over_examples(self) -> float:
+        """The same for these runs alone, whose seeds are taken as they are."""
+        if self.examples_error == 0:
+            return 1.0
+        return float(2 * scipy.stats.norm.sf(abs(self.value) / self.examples_error))
+
+    def p_above(self, bound: float) -> float:
+        """The one-sided p-value of a mean of at most ``bound``; NaN without a second seed."""
+        return self._tail(self.value - bound, sides=1)
+
+    def p_equivalence(self, margin: float) -> float:
+        """The p-value of a mean at least ``margin`` from zero: two one-sided tests (Schuirmann 1987), each doubled.
+
+        Doubled, it is below 5 % only where the 95 % interval lies within the margin. It is 1 where one example weighs
+        more than ``margin``: such scores cannot show that nothing differs.
+        """
+        if self.resolution > margin or abs(self.value) >= margin:
+            return 1.0
+        return self._tail(margin - abs(self.value), sides=2)
+
+    def _tail(self, distance: float, *, sides: int) -> float:
+        if self.degrees_of_freedom == 0:
+            return math.nan
+        # Scores that do not differ at all show no more than scores that differ in one example.
+        error = max(self.standard_error, self.resolution / student_t(self.degrees_of_freedom, LEVEL))
+        return min(1.0, float(sides * scipy.stats.t.sf(distance / error, self.degrees_of_freedom)))
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true mean that this design finds with probability :data:`POWER` (Cohen 1988)."""
+        df = self.degrees_of_freedom
+        if df == 0:
+            return math.nan
+        return self.standard_error * (student_t(df, LEVEL) + float(scipy.stats.t.ppf(POWER, df)))
+
+
+def mean_over_strata(strata: Sequence[SeedScores]) -> ClusteredMean:
+    """The mean over strata of the means over seeds, every stratum with the same weight."""
+    return weighted_sum(strata, [1 / len(strata)] * len(strata))
+
+
+def mean_over_seeds(scores: FloatArray) -> ClusteredMean:
+    """The mean of one stratum's ``[seeds, examples]``."""
+    return mean_over_strata([SeedScores(seeds=tuple(range(len(scores))), scores=scores)])
+
+
+def weighted_sum(strata: Sequence[SeedScores], weights: Sequence[float]) -> ClusteredMean:
+    """The sum over strata of ``weights`` times their means over seeds.
+
+    A seed number moves all its strata together. The spread over seeds of a stratum with a single seed is taken as that
+    of the others, and strata with the same single seed as moving together.
+    """
+    value = sum(w * float(stratum.scores.mean()) for w, stratum in zip(weights, strata, strict=True))
+    examples = strata[0].scores.shape[1]
+    by_example = sum(w * stratum.scores.mean(axis=0) for w, stratum in zip(weights, strata, strict=True))
+    of_examples = float(np.var(by_example, ddof=1)) / examples if examples > 1 else 0.0
+    of_seeds, df = _seed_variance(strata, weights)
+    # What seeds and examples have in common is in both variances, and must count once.
+    shared = sum(w**2 * _interaction(stratum.scores) for w, stratum in zip(weights, strata, strict=True))
+    total = max(of_seeds + of_examples - shared, of_seeds, of_examples)
+    return ClusteredMean(
+        value=value,
+        standard_error=math.sqrt(total),
+        examples_error=math.sqrt(of_examples),
+        degrees_of_freedom=_degrees_of_freedom(of_seeds, total, df),
+        seeds=min(len(stratum.seeds) for stratum in strata),
+        strata=len(strata),
+        resolution=1 / examples,
+    )
+
+
+def heterogeneity(strata: Sequence[SeedScores]) -> float:
+    """The p-value that all strata have the same mean; NaN for one stratum or without a second seed.
+
+    Each stratum is compared with the mean of the others, and the smallest p-value is corrected for their number
+    (Bonferroni), which needs no assumption on how strata with the same seeds move together.
+    """
+    if len(strata) < 2:
+        return math.nan
+    others = 1 / (len(strata) - 1)
+    p_values = [
+        weighted_sum(strata, [1.0 if i == k else -others for i in range(len(strata))]).p_value
+        for k in range(1 if len(strata) == 2 else len(strata))
+    ]
+    if any(map(math.isnan, p_values)):
+        return math.nan
+    return min(1.0, len(p_values) * min(p_values))
+
+
+def _seed_variance(strata: Sequence[SeedScores], weights: Sequence[float]) -> tuple[float, int]:
+    """The variance that the seeds give the weighted sum, and its degrees of freedom."""
+    by_seed: dict[int, float] = {}
+    single: dict[int, float] = {}
+    squares, within = 0.0, 0
+    replicated: list[set[int]] = []
+    for w, stratum in zip(weights, strata, strict=True):
+        n = len(stratum.seeds)
+        if n == 1:
+            single[stratum.seeds[0]] = single.get(stratum.seeds[0], 0.0) + abs(w)
+            continue
+        means = stratum.scores.mean(axis=1)
+        residuals = means - means.mean()
+        squares, within = squares + float((residuals**2).sum()), within + n - 1
+        replicated.append(set(stratum.seeds))
+        for seed, residual in zip(stratum.seeds, residuals, strict=True):
+            by_seed[seed] = by_seed.get(seed, 0.0) + w * float(residual) / math.sqrt(n * (n - 1))
+    if not within:
+        return 0.0, 0
+    variance = sum(part**2 for part in by_seed.values()) + squares / within * sum(w**2 for w in single.values())
+    return variance, len(by_seed) - _components(replicated)
+
+
+def _components(groups: Sequence[set[int]]) -> int:
+    """How many sets of strata share no seed number with one another; each costs a degree of freedom."""
+    merged: list[set[int]] = []
+    for group in groups:
+        apart = [seeds for seeds in merged if not seeds & group]
+        merged = [*apart, group.union(*(seeds for seeds in merged if seeds & group))]
+    return len(merged)
+
+
+def _degrees_of_freedom(of_seeds: float, total: float, df: int) -> float:
+    """Satterthwaite's (1946), with :data:`LUCK` for the seeds' part; the examples' part has as many as there are."""
+    if df == 0:
+        return 0.0
+    if of_seeds == 0:
+        return math.inf
+    upper = of_seeds * df / float(scipy.stats.chi2.ppf(LUCK, df))
+    return ((upper + total - of_seeds) / upper) ** 2 * df
+
+
+def _interaction(scores: FloatArray) -> float:
+    """The variance of the mean of ``[seeds, examples]`` that their interaction explains; 0 for one seed."""
+    seeds, examples = scores.shape
+    if seeds < 2 or examples < 2:
+        return 0.0
+    residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
+    return float((residuals**2).sum() / ((seeds - 1) * (examples - 1) * seeds * examples))
+
+
+def seeds_to_detect(
+    difference: float, seed_sd: float, examples_error: float, strata: int, most: int = 50
+) -> int | None:
+    """The smallest number of seeds that finds a true ``difference`` with probability :data:`POWER`.
+
+    ``seed_sd`` is the spread over seeds of a stratum's difference, and seeds are independent between ``strata``. None
+    where the error of the examples alone, ``examples_error``, is too large, or more than ``most`` seeds are needed.
+    """
+    for seeds in range(2, most + 1):
+        of_seeds = seed_sd**2 / (seeds * strata)
+        total = of_seeds + examples_error**2
+        df = (total / of_seeds) ** 2 * (seeds - 1)
+        if student_t(df, LEVEL) + float(scipy.stats.t.ppf(POWER, df)) <= difference / math.sqrt(total):
+            return seeds
+    return None

@@ -1,0 +1,1 @@
+"""Studies whose truth is planted: generator, scenarios, and the judgement of the answers to them."""
