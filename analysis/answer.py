@@ -185,13 +185,16 @@ Family = Literal["failures", "scores"]
 class Claim:
     """What an answer claims if its p-value holds together with those of the report's other claims.
 
-    ``verdict`` and ``sentence`` are the answer's in that case. ``p_value`` is that of the claim alone.
+    ``verdict`` and ``sentence`` are the answer's in that case. ``p_value`` is that of the claim alone. ``wider`` claims
+    say more, the most first, each with the p-value of the least certain thing it says: the first of those that hold
+    under this claim's correction is made in its place.
     """
 
     family: Family
     p_value: float
     verdict: str
     sentence: str
+    wider: Sequence[Claim] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,7 +119,10 @@ def settle(answer: Answer, adjusted: float | None) -> Answer:
     if answer.claim is None or adjusted is None:
         return answer
     if adjusted < ALPHA:
-        return replace(answer, verdict=answer.claim.verdict, sentence=answer.claim.sentence, next_commands=())
+        factor = adjusted / answer.claim.p_value if answer.claim.p_value else 1.0
+        holds = (claim for claim in answer.claim.wider if factor * claim.p_value < ALPHA)
+        made = next(holds, answer.claim)
+        return replace(answer, verdict=made.verdict, sentence=made.sentence, next_commands=())
     if answer.claim.p_value < ALPHA:
         alone = f"\u201c{answer.claim.verdict}\u201d ({p_value(answer.claim.p_value)})"
         hint = (

@@ -10,7 +10,7 @@ import pytest
 from places import ROOT
 
 from study import run, sync
-from study.cli import Parser, add_tracking_uri
+from study.cli import Parser, add_tracking_uri, python_command, shown_path
 
 SECRET = "W0RD"
 
@@ -62,3 +62,13 @@ def test_a_reader_of_a_dry_run_may_stop_reading() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_a_path_is_shown_from_the_current_folder_if_it_is_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown_path(tmp_path / "studies" / "a") == "studies/a"
+    assert shown_path(tmp_path.parent) == str(tmp_path.parent)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    assert python_command() == ".venv/bin/python"

@@ -91,9 +91,13 @@ def _verdict(results: Results, ended: Sequence[Diagnosis]) -> tuple[str, str]:
     total = count(len(ended), "ended run")
     parts = [
         f"{_runs(results, collapsed, len(ended))} collapsed{_how(results, collapsed)}" if collapsed else "",
-        f"{_runs(results, overfitted, len(ended))} overfitted: validation loss rose beyond its error while training "
-        "loss fell, and accuracy fell"
-        if overfitted
+        f"{_runs(results, fell, len(ended))} overfitted: validation loss rose beyond its error while training loss "
+        "fell, and accuracy fell"
+        if (fell := _with(overfitted, ("overfitting",)))
+        else "",
+        f"{_runs(results, memorised, len(ended))} memorised the training texts: training loss fell far below that of "
+        "chance, and validation was never better than chance"
+        if (memorised := _with(overfitted, ("memorised",)))
         else "",
         f"{_runs(results, declined, len(ended))} lost a large part of the accuracy without overfitting"
         if declined

@@ -75,7 +75,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         question=QUESTION,
         verdict=UNDETERMINED,
         sentence=f"{_undetermined(comparison, seeds)}{accuracy}",
-        claim=_claim(comparison, seeds, mean_rates, accuracy),
+        claim=_claim(comparison, seeds, _reason(mean_rates, with_warmup=with_warmup), accuracy),
         estimate=comparison.difference if seeds > 1 else None,
         estimated=f"rate of {comparison.outcome} runs, {comparison.first} minus {comparison.second}",
         seeds=seeds,
@@ -143,18 +143,29 @@ def _undetermined(comparison: FailureComparison, seeds: int) -> str:
     return f"{evidence}: a difference that can be due to chance." if not limits else f"{evidence}. {limits}"
 
 
-def _claim(comparison: FailureComparison, seeds: int, mean_rates: MeanRateComparison, accuracy: str) -> Claim | None:
-    if seeds < 2 or not comparison.attainable:
+def _reason(mean_rates: MeanRateComparison, *, with_warmup: bool) -> str:
+    """Why the decaying schedule may help, as the end of a sentence."""
+    if with_warmup:
+        return "whether by its warm-up, its shape or its lower mean rate is not known, since these vary together"
+    return mean_rates.conclusion()
+
+
+def _claim(comparison: FailureComparison, seeds: int, reason: str, accuracy: str) -> Claim | None:
+    """That one schedule fails less often, and the ``reason`` where it is the decaying one; None without a test."""
+    if seeds < 2:
         return None
     evidence = comparison.evidence
+    # Failures in opposite conditions may cancel out, so that no division of all of them could show a difference.
     if comparison.p_opposite < comparison.p_value:
         sentence = (
             f"Which schedule fails less often depends on the condition ({upper_first(evidence)}): the arms differ in "
             f"opposite directions; the table has each condition.{accuracy}"
         )
         return Claim(family="failures", p_value=comparison.p_opposite, verdict=DEPENDS, sentence=sentence)
+    if not comparison.attainable:
+        return None
     fewer = comparison.fewer
-    why = f"; {mean_rates.conclusion()}" if fewer == comparison.first else ""
+    why = f"; {reason}" if fewer == comparison.first else ""
     what = "fail" if comparison.outcome == "failed" else "become unstable"
     return Claim(
         family="failures",

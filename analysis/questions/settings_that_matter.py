@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -112,25 +112,27 @@ def _undetermined(results: Results, axes: Sequence[AxisEffect], seeds: int) -> s
 
 
 def _claim(axes: Sequence[AxisEffect], best: str) -> Claim | None:
-    if not axes:
-        return None
-    adjusted = holm([axis.p_value for axis in axes])
-    matter = [(axis, p) for axis, p in zip(axes, adjusted, strict=True) if p < ALPHA]
-    if not matter:
-        return None
-    matter.sort(key=lambda item: item[1])
+    """That the clearest setting matters, and wider claims with the next ones."""
+    adjusted = sorted(zip(axes, holm([axis.p_value for axis in axes]), strict=True), key=lambda item: item[1])
+    matter = [(axis, p) for axis, p in adjusted if p < ALPHA]
+    claims = [_joint_claim(matter[:size], len(axes), best) for size in range(len(matter), 0, -1)]
+    return replace(claims[-1], wider=claims[:-1]) if claims else None
+
+
+def _joint_claim(matter: Sequence[tuple[AxisEffect, float]], settings: int, best: str) -> Claim:
+    """That these of the ``settings`` matter, the clearest first, each with its p-value."""
     parts = [
         f"{axis.name} ({axis.best} scores {points_estimate(axis.by_value[axis.best].mean.estimate())} against "
         f"{'the other' if len(axis.by_value) == 2 else 'the mean of the others'})"
         for axis, _ in matter
     ]
-    differs = [axis.name for axis, _ in matter if axis.p_interaction < ALPHA / len(axes)]
+    differs = [axis.name for axis, _ in matter if axis.p_interaction < ALPHA / settings]
     caution = f" The effect of {join_words(differs)} differs between conditions." if differs else ""
     verb = "matters" if len(matter) == 1 else "matter"
-    sentence = f"Of {len(axes)} settings, {join_words(parts)} {verb} ({p_value(matter[0][1])}).{caution}"
+    sentence = f"Of {settings} settings, {join_words(parts)} {verb} ({p_value(matter[-1][1])}).{caution}"
     return Claim(
         family="scores",
-        p_value=min(adjusted),
+        p_value=matter[-1][1],
         verdict=join_words([axis.name for axis, _ in matter]),
         sentence=sentences(sentence, best),
     )

@@ -203,7 +203,7 @@ def _spread_in_words(pair: StabilityComparison) -> str:
 def _claim(pair: StabilityComparison, comparisons: int, recommended: str) -> Claim | None:
     """That one model fails less often or, where failures show nothing, spreads less."""
     failures = pair.failures
-    if failures.attainable and failures.p_opposite < min(ALPHA, failures.p_value):
+    if failures.p_opposite < min(ALPHA, failures.p_value):
         return Claim(
             family="failures",
             p_value=min(1.0, failures.p_opposite * comparisons),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from analysis.answer import Forest, Line, Panel
@@ -48,13 +49,15 @@ def draw(axes: Axes, panel: Panel | Forest, colours: Mapping[str, int]) -> None:
 
 
 def _draw_panel(axes: Axes, panel: Panel, colours: Mapping[str, int]) -> None:
+    _draw_thin_lines(axes, [line for line in panel.lines if line.thin], colours)
     for index, line in enumerate(panel.lines):
-        # A line that others may cover is wider than they are.
-        _draw_line(axes, line, COLOURS[colours[line.group]], covered_by=max(0, min(len(panel.lines), 4) - 1 - index))
-        # A wide line that is not seen, to be pointed at; _svg gives it its title.
-        axes.plot(line.x, line.y, color=COLOURS[0], linewidth=8, alpha=0, zorder=4, gid=f"title-{index}")
-        for x, y in line.marks:
-            axes.plot([x], [y], color=INK, marker="x", markersize=7, markeredgewidth=1.8, zorder=5)
+        if not line.thin:
+            # A line that others may cover is wider than they are.
+            covered_by = max(0, min(len(panel.lines), 4) - 1 - index)
+            _draw_line(axes, line, COLOURS[colours[line.group]], covered_by=covered_by)
+    if marks := [mark for line in panel.lines for mark in line.marks]:
+        x, y = zip(*marks, strict=True)
+        axes.plot(x, y, color=INK, linestyle="", marker="x", markersize=7, markeredgewidth=1.8, zorder=5)
     for level, name in panel.levels:
         axes.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         axes.annotate(name, (1, level), xycoords=("axes fraction", "data"), fontsize=7.5, ha="right", va="bottom",
@@ -130,11 +133,20 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
+def _draw_thin_lines(axes: Axes, lines: Sequence[Line], colours: Mapping[str, int]) -> None:
+    """Many lines, drawn as one collection per group."""
+    for group in dict.fromkeys(line.group for line in lines):
+        members = [line for line in lines if line.group == group]
+        colour = COLOURS[colours[group]]
+        paths = [list(zip(line.x, line.y, strict=True)) for line in members]
+        axes.add_collection(LineCollection(paths, colors=colour, linewidths=1.0, alpha=0.8))
+        dots = [point for line, path in zip(members, paths, strict=True) if line.dots for point in path]
+        axes.plot(*zip(*dots, strict=True), color=colour, linestyle="", marker="o", markersize=2.2) if dots else None
+    axes.autoscale_view()
+
+
 def _draw_line(axes: Axes, line: Line, colour: str, *, covered_by: int) -> None:
     marker = "o" if line.dots else None
-    if line.thin:
-        axes.plot(line.x, line.y, color=colour, linewidth=1, alpha=0.8, marker=marker, markersize=2.2)
-        return
     wider = 1.6 * covered_by
     axes.plot(line.x, line.y, color=colour, linewidth=1.8 + wider, marker=marker, markersize=4 + wider)
     if line.low is not None and line.high is not None:

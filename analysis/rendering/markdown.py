@@ -43,9 +43,10 @@ def markdown(report: Report) -> str:
         lines.append(f"{number}. {question} **{verdict}.** {sentence}")
     if not_asked:
         lines += ["", markdown_text(not_asked_line(not_asked))]
+    runs = next_runs(results, asked.values())
     for answer in asked.values():
-        lines += ["", *_section(answer)]
-    lines += ["", *_next_runs(next_runs(results, asked.values())), *_not_asked(not_asked), *_state(report)]
+        lines += ["", *_section(answer, proposed=bool(runs))]
+    lines += ["", *_next_runs(runs), *_not_asked(not_asked), *_state(report)]
     return "\n".join(lines) + "\n"
 
 
@@ -90,7 +91,7 @@ def _commands(commands: Sequence[Command]) -> list[str]:
     return lines
 
 
-def _section(answer: Answer) -> list[str]:
+def _section(answer: Answer, *, proposed: bool) -> list[str]:
     lines = [f"## {markdown_text(answer.question)}", ""]
     lines += [f"**{markdown_text(answer.verdict)}.** {markdown_text(answer.sentence)}", ""]
     lines += [markdown_text(evidence_sentence(answer)), ""]
@@ -102,7 +103,8 @@ def _section(answer: Answer) -> list[str]:
         if items:
             lines += [f"### {title}", "", *(f"- {markdown_text(item)}" for item in items), ""]
     if answer.next_commands and answer.verdict == UNDETERMINED:
-        lines += [f"[What to run next](#what-to-run-next) {markdown_text(proposals_line(answer))}", ""]
+        if proposed:
+            lines += [f"[What to run next](#what-to-run-next) {markdown_text(proposals_line(answer))}", ""]
     elif answer.next_commands:
         lines += ["### What could be run", "", *_commands(answer.next_commands)]
     return lines

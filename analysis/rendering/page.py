@@ -34,7 +34,7 @@ def page(report: Report, figures: Mapping[str, RenderedFigure]) -> str:
     results, opening = report.results, report.overview
     asked, not_asked = by_asked(report)
     runs = next_runs(results, asked.values())
-    sections = [_section(name, answer, figures) for name, answer in asked.items()]
+    sections = [_section(name, answer, figures, proposed=bool(runs)) for name, answer in asked.items()]
     style = resources.files("analysis.rendering").joinpath("page.css").read_text()
     return "\n".join(
         [
@@ -107,14 +107,14 @@ def _verdict(answer: Answer) -> str:
     return f'<strong class="verdict {kind}">{html_text(answer.verdict)}</strong>'
 
 
-def _section(name: str, answer: Answer, figures: Mapping[str, RenderedFigure]) -> str:
+def _section(name: str, answer: Answer, figures: Mapping[str, RenderedFigure], *, proposed: bool) -> str:
     evidence = evidence_sentence(answer)
     return "\n".join(
         [
             f'<section id="{name}"><h2>{html_text(answer.question)}</h2>',
             f'<p class="answer">{_verdict(answer)} {html_text(answer.sentence)}</p>',
             f'<p class="evidence">{html_text(evidence)}</p>',
-            _own_commands(answer),
+            _own_commands(answer, proposed=proposed),
             *(_figure(figure, figures[figure.name]) for figure in answer.figures),
             *(_table(table, collapsed=bool(index)) for index, table in enumerate(answer.tables)),
             _list("Caveats", answer.caveats),
@@ -146,9 +146,9 @@ def _figure(figure: Figure, rendered: RenderedFigure) -> str:
     return f'<figure>{legend}<div class="panels">{panels}</div>{caption}</figure>'
 
 
-def _own_commands(answer: Answer) -> str:
-    """The commands of an answer; those of one that is undetermined are part of what to run next."""
-    if not answer.next_commands:
+def _own_commands(answer: Answer, *, proposed: bool) -> str:
+    """The commands of an answer; those of one that is undetermined are part of what to run next, if anything is."""
+    if not answer.next_commands or (answer.verdict == UNDETERMINED and not proposed):
         return ""
     if answer.verdict == UNDETERMINED:
         return f'<p class="note"><a href="#next">What to run next</a> {html_text(proposals_line(answer))}</p>'

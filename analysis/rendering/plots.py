@@ -9,12 +9,14 @@ from __future__ import annotations
 import html
 import io
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
@@ -85,7 +87,7 @@ def render(figure: Figure) -> RenderedFigure:
     """Draw all panels that ``figure`` shows."""
     colours = _colours(figure)
     with mpl.rc_context(STYLE):
-        panels = [_svg(_single(panel, colours), _line_titles(panel)) for panel in figure.shown_panels]
+        panels = [_single(panel, colours) for panel in figure.shown_panels]
     legend = list(colours.items())
     return RenderedFigure(panels=panels, whole=_together(figure, panels, legend), legend=legend)
 
@@ -120,7 +122,8 @@ def _colours(figure: Figure) -> dict[str, int]:
     return {name: FINDING_COLOURS[name] if name in FINDING_COLOURS else next(unused) for name in groups}
 
 
-def _single(panel: Panel | Forest, colours: Mapping[str, int]) -> Canvas:
+def _single(panel: Panel | Forest, colours: Mapping[str, int]) -> str:
+    """One panel as SVG."""
     width, height = PANEL_INCHES[0], _height(panel)
     canvas = Canvas(figsize=(width, height))
     left = LEFT_INCHES if isinstance(panel, Panel) else SIDE_INCHES
@@ -132,15 +135,27 @@ def _single(panel: Panel | Forest, colours: Mapping[str, int]) -> Canvas:
         1 - (left + right) / width,
         1 - (BOTTOM_INCHES + title) / height,
     )
-    draw(canvas.add_axes(bounds), panel, colours)
-    return canvas
+    axes = canvas.add_axes(bounds)
+    draw(axes, panel, colours)
+    svg = _svg(canvas)
+    if isinstance(panel, Panel):
+        svg = svg.replace("</svg>", f"{_titles(canvas, axes, panel)}</svg>")
+    return svg
 
 
-def _line_titles(panel: Panel | Forest) -> list[str]:
-    """What each line of a panel is, as the page shows it where one points at the line."""
-    if not isinstance(panel, Panel):
-        return []
-    return [f"{line.name}: {line.group}" if line.name else line.group for line in panel.lines]
+def _titles(canvas: Canvas, axes: Axes, panel: Panel) -> str:
+    """Over each line a wide one that is not seen, with the line's name where one points at it; lengths in points."""
+    scale, parts = 72 / canvas.dpi, []
+    for line in panel.lines:
+        known = [point for point in zip(line.x, line.y, strict=True) if math.isfinite(point[1])]
+        if not known:
+            continue
+        places = scale * axes.transData.transform(known)
+        points = " ".join(f"{x:.1f},{72 * canvas.get_figheight() - y:.1f}" for x, y in places)
+        name = html.escape(f"{line.name}: {line.group}" if line.name else line.group)
+        parts.append(f'<polyline points="{points}"><title>{name}</title></polyline>')
+    style = 'fill="none" stroke="transparent" stroke-width="8" stroke-linecap="round" pointer-events="stroke"'
+    return f"<g {style}>{''.join(parts)}</g>"
 
 
 def _height(panel: Panel | Forest) -> float:
@@ -187,11 +202,8 @@ def with_id_prefix(svg: str, prefix: str) -> str:
     return re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
 
 
-def _svg(canvas: Canvas, titles: Sequence[str]) -> str:
-    """The picture as an SVG element without a size, and without ids that another picture would repeat.
-
-    The line drawn with the gid ``title-N`` gets the N-th of the ``titles``.
-    """
+def _svg(canvas: Canvas) -> str:
+    """The picture as an SVG element without a size, and without ids that another picture would repeat."""
     file = io.StringIO()
     svg_canvas: Any = FigureCanvasSVG(canvas)
     svg_canvas.print_svg(file, metadata={"Date": None, "Creator": None})
@@ -201,7 +213,4 @@ def _svg(canvas: Canvas, titles: Sequence[str]) -> str:
     text = re.sub(r'<svg ([^>]*?)\s?width="[^"]*"', r"<svg \1", text, count=1)
     text = re.sub(r'<svg ([^>]*?)height="[^"]*" ', r"<svg \1", text, count=1)
     text = re.sub(r' id="(?:[a-zA-Z.]+_\d+|[a-z]+\d_\d+)"', "", text)
-    text = re.sub(
-        r'<g id="title-(\d+)">', lambda found: f"<g><title>{html.escape(titles[int(found[1])])}</title>", text
-    )
     return re.sub(r"\n\s*", "\n", text)

@@ -11,7 +11,6 @@ from analysis.evidence.conditions import SettingsKey, settings_key
 from analysis.results import Results
 from analysis.statistics.clustered_means import ClusteredMean, SeedScores, mean_over_strata
 from analysis.statistics.estimate import FloatArray
-from analysis.statistics.probabilities import score_examples
 from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import count, number, percent, points, points_estimate, upper_first
 from study.plan.labels import label
@@ -85,24 +84,34 @@ def _stopped(results: Results, run: TrajectoryResult, rule: EarlyStopping) -> St
         checkpoint_metric=selected_by,
     )
     end, whole = decide(history, policy), decide(history, StoppingPolicy(checkpoint_metric=selected_by))
-    correct = [_correct(results, run, decision.best_epoch) for decision in (end, whole)]
-    if correct[0] is None or correct[1] is None:
+    change = _change(results, run, whole.best_epoch, end.best_epoch)
+    if change is None:
         return None
     return StoppedRun(
         condition=settings_key(run.settings, ["seed"]),
         seed=run.settings.seed,
         epochs=len(run.epochs),
         saved=len(run.epochs) - end.stop_epoch,
-        change=correct[0] - correct[1],
+        change=change,
     )
 
 
-def _correct(results: Results, run: TrajectoryResult, epoch: int) -> FloatArray | None:
-    """Which test examples the checkpoint after ``epoch`` classifies correctly, ``[examples]``."""
-    predictions = results.predictions.of_epoch(run.trajectory.id, epoch, "test") if epoch else None
-    if predictions is None or not predictions.finite:
+def _change(results: Results, run: TrajectoryResult, before: int, after: int) -> FloatArray | None:
+    """The change of accuracy on each test example from the checkpoint of one epoch to that of another, ``[examples]``.
+
+    None without the predictions of both.
+    """
+    first, second = (
+        results.predictions.of_epoch(run.trajectory.id, epoch, "test") if epoch else None for epoch in (before, after)
+    )
+    if first is None or second is None or not (first.finite and second.finite):
         return None
-    return score_examples(predictions).correct.astype(np.float64)
+    if first is second:
+        return np.zeros(len(first.label))
+    correct: list[FloatArray] = [
+        (each.logits.argmax(axis=1) == each.label).astype(np.float64) for each in (first, second)
+    ]
+    return correct[1] - correct[0]
 
 
 def _mean_change(stopped: Sequence[StoppedRun]) -> ClusteredMean:

@@ -49,7 +49,6 @@ class Course:
     """What happens to a run, an entry for each epoch; ``one_class`` says where a single class is predicted.
 
     ``before`` is the accuracy that the run would have without a fall, which its training loss has until then.
-
     ``falls`` and ``recovers`` are the epochs, in fractions, between which training has collapsed. ``epochs`` of the
     run are trained.
     """
@@ -104,7 +103,7 @@ def draw_course(
 ) -> Course:
     """The course of a trajectory with this truth. Chances are drawn whether they matter or not."""
     epochs, settings = trajectory.epochs, trajectory.settings
-    own, own_fall, *chances = rng.normal(size=2).tolist() + rng.random(5).tolist()
+    own, own_fall, *chances = rng.normal(size=2).tolist() + rng.random(4).tolist()
     weight = np.sqrt(truth.shared)
     effect = weight * shared.normal("accuracy", settings, truth.cluster) + np.sqrt(1 - truth.shared) * own
     if kind.seeds == "student":

@@ -44,7 +44,8 @@ def mirrored(study: SyntheticStudy, storage: Path) -> tuple[Path, str]:
     return folder.path, uri
 
 
-def test_the_report_from_mlflow_equals_that_from_the_folder(tmp_path: Path) -> None:
+def test_the_report_from_mlflow_equals_that_from_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # proposed commands are written for the folder that contains studies/
     path, uri = mirrored(finished_study(tmp_path), tmp_path / "studies")
     assert main([str(path), "--out", str(tmp_path / "from folder")]) == 0
     path.joinpath("trajectories").rename(tmp_path / "gone")

@@ -15,6 +15,7 @@ from places import ROOT
 from selenium.webdriver.chrome.webdriver import WebDriver
 from synthetic_study import Story, SyntheticStudy, collapsing, healthy, make_synthetic, overfitting, plan_of
 
+from analysis.findings import QUESTIONS, load_question
 from analysis.report import main
 from study.settings import Settings
 
@@ -116,13 +117,49 @@ def test_the_opening_has_our_results_beside_the_published_ones(report: Path) -> 
     row = next(line for line in opening.splitlines() if line.startswith("| tiny-bert | constant |"))
     assert "88.5 %" in row
     assert "0.316" in row
-    assert row.count("|") == 9
+    assert row.count("|") == 11
     assert row.count("within") + row.count("outside") == 2
+
+
+def test_the_report_goes_from_what_happened_over_the_table_to_the_answers(report: Path) -> None:
+    html, markdown = (report / "report.html").read_text(), (report / "report.md").read_text()
+    headings = ["What happened", "Results", "Answers", "What to run next", "State of the study"]
+    for text, form in ((html, "<h2>{}</h2>"), (markdown, "\n## {}\n")):
+        places = [text.index(form.format(heading)) for heading in headings]
+        assert places == sorted(places)
+    for text in (html, markdown):
+        assert "2 runs of 8 failed" in text[text.index("What happened") : text.index("Results")]
+    assert html.index("tiny-bert · constant") < html.index('id="results"')
+
+
+def test_what_the_study_does_not_ask_is_folded_away_in_one_line(report: Path) -> None:
+    html, markdown = (report / "report.html").read_text(), (report / "report.md").read_text()
+    batch_size = load_question("batch_size").QUESTION
+    assert f"<details><summary>Not asked by this study: {batch_size}" in html
+    assert html.index('id="not-asked"') > html.index('id="next"')
+    assert f"\nNot asked by this study: {batch_size}" in markdown
+    for text in (html, markdown):
+        assert "not asked" not in text.replace("not asked by this study", "")
+    assert 'id="batch_size"' not in html
+    assert f"## {batch_size}" not in markdown
+
+
+def test_an_undetermined_answer_leaves_its_commands_to_what_to_run_next(report: Path) -> None:
+    html = (report / "report.html").read_text()
+    assert "undetermined" in html
+    answers = html[html.index('id="answers"') : html.index('id="next"')]
+    for section in answers.split("<section ")[1:]:
+        if 'verdict open">' in section:
+            assert "study.run" not in section
+            assert section.count('<a href="#next">What to run next</a>') <= 1
+    proposals = html[html.index('id="next"') : html.index('id="not-asked"')]
+    assert proposals.count("study.run") == proposals.count("<pre>") >= 1
+    assert "at the speed of this study" in proposals
 
 
 def test_every_question_has_a_verdict_a_section_and_its_figures(report: Path) -> None:
     text = (report / "report.html").read_text()
-    assert text.count('class="answer"') == 8
+    assert text.count('class="answer"') == len(QUESTIONS) - 1, "all but batch size, of which the study has one"
     figures = sorted(path.name for path in (report / "figures").iterdir())
     assert {"learning-curves.svg", "reliability.svg", "expected-best.svg", "early-stopping.svg"} <= set(figures)
     for name in figures:
@@ -155,7 +192,11 @@ def test_a_study_that_has_trained_nothing_has_a_report(tmp_path: Path) -> None:
     assert "nothing is" not in (path / "report.md").read_text()
 
 
-def test_a_report_contains_no_absolute_path(report: Path) -> None:
+def test_a_report_that_is_made_beside_the_studies_contains_no_path_of_theirs(
+    report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(report.parent.parent)
+    assert main(["studies/made-up"]) == 0
     for name in ("report.html", "report.md"):
         assert str(report.parent) not in (report / name).read_text()
 

@@ -136,10 +136,12 @@ def search_study(
     story_of: StoryOf,
     text: str = SEARCH,
     choices: Sequence[Choice] | Mapping[str, Sequence[Choice]] = SIX_CHOICES,
+    *,
+    seed: int = 0,
 ) -> SyntheticStudy:
     """A synthetic search that has made these choices."""
     space, plan = search_of(folder, text, choices)
-    return make_synthetic(space, plan, story_of)
+    return make_synthetic(space, plan, story_of, seed=seed)
 
 
 def better_by_rate(best: float = 0.9) -> StoryOf:

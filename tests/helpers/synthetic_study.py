@@ -37,23 +37,25 @@ ENDED = Outcome(status="complete", stop_reason="epochs exhausted", epochs=4, dev
 class Story:
     """What happens to a run, an entry per epoch: true accuracy, scale of the log-odds, training loss, exact loss.
 
-    An accuracy of None means that one class is predicted for every example, NaN that the logits are not finite. The
-    rest is what :class:`synthetic_training.State` says.
+    An accuracy of None means that one class is predicted for every example, NaN that the logits are not finite. On
+    validation, accuracy is higher by ``leak``. The rest is what :class:`synthetic_training.State` says.
     """
 
     accuracy: Sequence[float | None]
     train_loss: Sequence[float]
     scale: Sequence[float]
     outcome: Outcome | None = ENDED
+    leak: float = 0.0
     spurious: float = 0.0
     flicker: float = 0.0
     trace: float = 0.0
     loss: Sequence[float | None] = ()
 
-    def state(self, epoch: int) -> State:
-        """The model after ``epoch``, from 1."""
+    def state(self, epoch: int, split: Split) -> State:
+        """The model after ``epoch``, from 1, as it is on a split."""
+        accuracy = self.accuracy[epoch - 1]
         return State(
-            accuracy=self.accuracy[epoch - 1],
+            accuracy=accuracy + self.leak if accuracy is not None and split == "validation" else accuracy,
             scale=self.scale[epoch - 1],
             spurious=self.spurious,
             flicker=self.flicker,
@@ -266,7 +268,7 @@ def _train(
             split: rng.normal(size=len(noise)) if told.flicker else noise for split, noise in run_noise.items()
         }
         by_split = {
-            split: examples.predict(told.state(number), run_noise[split], epoch_noise[split])
+            split: examples.predict(told.state(number, split), run_noise[split], epoch_noise[split])
             for split, examples in splits.items()
         }
         scores = {split: measure(predicted) for split, predicted in by_split.items()}

@@ -8,9 +8,12 @@ from places import ROOT
 from space_files import FULL, SEARCH, write_reviews, write_space, write_unloadable_model
 
 from study.errors import SpaceError
+from study.execution.manifest import data_content
+from study.plan.plan import make_plan
+from study.records import Manifest
 from study.settings import Reference
 from study.space.axes import Range
-from study.space.reader import read
+from study.space.reader import read, read_kept
 from study.space.recorded import RecordedSpace, read_recorded
 from study.space.space import Space
 from study.storage import StudyFolder
@@ -81,6 +84,37 @@ def test_a_space_whose_model_folder_and_data_file_are_gone_is_read_back(tmp_path
     assert recorded.lists["model"] == ["tiny-bert", str(folder)]
     assert recorded.references[0].match["model"] == str(folder)
     assert recorded.data_source == str(data)
+
+
+def manifest_of(space: Space) -> Manifest:
+    return Manifest(id="made-up", name=space.name, created=0.0, data=data_content(space), models=space.identities)
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: str(path.stem))
+def test_a_kept_space_is_the_space_that_was_run(tmp_path: Path, path: Path) -> None:
+    space = read(path)
+    kept = read_kept(record(space, tmp_path / "study").document, manifest_of(space))
+    assert make_plan(kept) == make_plan(space)
+    assert (kept.when, kept.search, kept.run, kept.references) == (
+        space.when,
+        space.search,
+        space.run,
+        space.references,
+    )
+
+
+def test_a_kept_space_takes_options_when_its_model_folder_and_data_file_are_gone(tmp_path: Path) -> None:
+    folder, data = write_unloadable_model(tmp_path / "mine"), write_reviews(tmp_path / "reviews.csv", rows=1_000)
+    text = FULL.replace("org/5e5", str(folder)).replace("{model: tiny-bert, early", f"{{model: {folder}, early")
+    path, seeds = write_space(tmp_path, text), "seed=[0, 1, 2, 3, 4, 5, 6]"
+    space, extended = read(path, data=str(data)), read(path, data=str(data), set=[seeds])
+    document = record(space, tmp_path / "study").document
+    shutil.rmtree(folder)
+    data.unlink()
+    kept = read_kept(document, manifest_of(space), set=[seeds])
+    assert {cell.id for cell in make_plan(kept).cells} == {cell.id for cell in make_plan(extended).cells}
+    with pytest.raises(SpaceError, match="batch_size"):
+        read_kept(document, manifest_of(space), set=["batch_size=[900]"])
 
 
 def test_a_space_that_this_version_did_not_write_is_an_error(tmp_path: Path) -> None:

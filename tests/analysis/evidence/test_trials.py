@@ -82,7 +82,7 @@ def test_pruned_cells_are_named_counted_and_warned_of(tmp_path: Path) -> None:
         assert "failure rates cover only the runs that the scheduler did not stop" in opening
         for result in cells:
             assert result.cell.name in opening
-    assert "<dt>pruned</dt><dd>6</dd>" in html
+    assert "<dt>cells pruned</dt><dd>6</dd>" in html
 
 
 def test_pruned_runs_have_not_ended_and_are_in_no_failure_rate(tmp_path: Path) -> None:

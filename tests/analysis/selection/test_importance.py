@@ -20,8 +20,11 @@ def rate_depends_on_model(settings: Settings, rng: np.random.Generator) -> Story
 
 def test_a_full_grid_is_judged_by_analysis_of_variance(tmp_path: Path) -> None:
     (table,) = importance(results_of(tmp_path, rate_depends_on_model, GRID)).tables
-    assert "analysis of variance" in table.title
+    assert table.title == "Shares of the variance of validation accuracy"
     assert {row[0] for row in table.rows[:3]} == {"model × learning_rate", "learning_rate", "model"}
+    assert sum(float(str(row[2])) for row in table.rows) == pytest.approx(1)
+    # Shares describe; whether a setting matters is another table's test, and a failed run's score no F-test's business.
+    assert table.columns == ("setting", "degrees of freedom", "share of variance")
 
 
 def test_a_sample_is_judged_by_ped_anova(tmp_path: Path) -> None:
