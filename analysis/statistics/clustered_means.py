@@ -12,14 +12,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.special
 import scipy.stats
 
 from analysis.statistics.estimate import LEVEL, Estimate, FloatArray
 from analysis.statistics.intervals import POWER, student_t
 
 # Degrees of freedom come from an upper bound of the seeds' variance, at this one-sided level: the few seeds of a study
-# may agree by luck, and Satterthwaite's approximation would then rely on the examples alone (benchmarks/truths.py).
+# may agree by luck, and Satterthwaite's approximation would then rely on the examples alone. The level is for claims at
+# 5 %; for a smaller p-value it falls with the power LUCK_POWER of it, since rarer luck has to be ruled out.
 LUCK = 0.25
+LUCK_POWER = 0.6
+# As good as infinitely many degrees of freedom, and the smallest p-value that is computed.
+MOST_DEGREES = 1e6
+SMALLEST_P = 1e-12
+PRECISION = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +47,9 @@ class SeedScores:
 class ClusteredMean:
     """A mean with its standard error; ``seeds`` is the smallest number of seeds of a stratum.
 
-    ``degrees_of_freedom`` is 0 where no stratum has a second seed: the error is then that of the examples alone, and
-    the estimate has no interval. ``resolution`` is the weight of one example.
+    ``degrees_of_freedom``, those of a 95 % interval, are 0 where no stratum has a second seed: the error is then that
+    of the examples alone, and the estimate has no interval. ``seed_variance`` is the seeds' part of the squared error,
+    and ``seed_degrees`` are its degrees of freedom. ``resolution`` is the weight of one example.
     """
 
     value: float
@@ -51,6 +59,8 @@ class ClusteredMean:
     seeds: int
     strata: int
     resolution: float
+    seed_variance: float = 0.0
+    seed_degrees: int = 0
 
     def estimate(self, level: float = LEVEL) -> Estimate:
         """The mean with Student's t interval, not narrower than one example; without one for a single seed."""
@@ -93,11 +103,30 @@ class ClusteredMean:
         return self._tail(margin - abs(self.value), sides=2)
 
     def _tail(self, distance: float, *, sides: int) -> float:
+        """The p-value of a distance from the null hypothesis, at the degrees of freedom for a claim at that p-value."""
         if self.degrees_of_freedom == 0:
             return math.nan
+        if distance < 0:
+            return 1 - self._tail(-distance, sides=sides)
         # Scores that do not differ at all show no more than scores that differ in one example.
         error = max(self.standard_error, self.resolution / student_t(self.degrees_of_freedom, LEVEL))
-        return min(1.0, float(sides * scipy.stats.t.sf(distance / error, self.degrees_of_freedom)))
+        low, high = math.log(SMALLEST_P), math.log(0.5)
+        while high - low > PRECISION:
+            middle = (low + high) / 2
+            degrees = self._degrees(2 * math.exp(middle))
+            if float(scipy.special.stdtr(degrees, -distance / error)) <= math.exp(middle):
+                high = middle
+            else:
+                low = middle
+        return sides * math.exp(high)
+
+    def _degrees(self, p_value: float) -> float:
+        """The degrees of freedom for a claim at this two-sided p-value."""
+        if self.seed_degrees == 0 or self.seed_variance == 0:
+            return min(self.degrees_of_freedom, MOST_DEGREES)
+        luck = LUCK * min(1.0, p_value / (1 - LEVEL)) ** LUCK_POWER
+        total = max(self.standard_error**2, self.seed_variance)
+        return _degrees_of_freedom(self.seed_variance, total, self.seed_degrees, luck)
 
     @property
     def detectable(self) -> float:
@@ -136,7 +165,9 @@ def weighted_sum(strata: Sequence[SeedScores], weights: Sequence[float]) -> Clus
         value=value,
         standard_error=math.sqrt(total),
         examples_error=math.sqrt(of_examples),
-        degrees_of_freedom=_degrees_of_freedom(of_seeds, total, df),
+        degrees_of_freedom=_degrees_of_freedom(of_seeds, total, df, LUCK),
+        seed_variance=of_seeds,
+        seed_degrees=df,
         seeds=min(len(stratum.seeds) for stratum in strata),
         strata=len(strata),
         resolution=1 / examples,
@@ -193,14 +224,14 @@ def _components(groups: Sequence[set[int]]) -> int:
     return len(merged)
 
 
-def _degrees_of_freedom(of_seeds: float, total: float, df: int) -> float:
-    """Satterthwaite's (1946), with :data:`LUCK` for the seeds' part; the examples' part has as many as there are."""
+def _degrees_of_freedom(of_seeds: float, total: float, df: int, luck: float) -> float:
+    """Satterthwaite's (1946), the seeds' part being bounded; the examples' part has as many as there are."""
     if df == 0:
         return 0.0
     if of_seeds == 0:
-        return math.inf
-    upper = of_seeds * df / float(scipy.stats.chi2.ppf(LUCK, df))
-    return ((upper + total - of_seeds) / upper) ** 2 * df
+        return MOST_DEGREES
+    upper = of_seeds * df / (2 * float(scipy.special.gammaincinv(df / 2, luck)))  # the quantile of chi-squared
+    return min(MOST_DEGREES, ((upper + total - of_seeds) / upper) ** 2 * df)
 
 
 def _interaction(scores: FloatArray) -> float:

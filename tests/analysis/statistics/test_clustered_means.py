@@ -1,4 +1,4 @@
-"""Means over strata, seeds and examples agree with statsmodels' clustered errors, and their intervals with the truth."""
+"""Means over strata, seeds and examples have statsmodels' clustered errors, and intervals that cover the truth."""
 
 import math
 from collections.abc import Sequence
