@@ -79,14 +79,14 @@ class EpochTests:
 
     def loss_rose(self, trajectory: str, lowest: Epoch, last: Epoch) -> bool:
         """Whether loss rose by an amount that matters, beyond its error."""
-        rise = self.loss_rise(trajectory, lowest, last)
         enough = max(RISE_NATS, RISE_SHARE * lowest.validation["loss"])
-        return rise.value > enough and rise.beyond_error
+        rose = last.validation["loss"] - lowest.validation["loss"] > enough
+        return rose and self.loss_rise(trajectory, lowest, last).beyond_error
 
     def accuracy_fell(self, trajectory: str, best: Epoch, last: Epoch) -> bool:
         """Whether accuracy fell by an amount that matters, beyond its error."""
-        fall = self.accuracy_fall(trajectory, best, last)
-        return fall.value >= FALL and fall.beyond_error
+        fell = best.validation["accuracy"] - last.validation["accuracy"] >= FALL
+        return fell and self.accuracy_fall(trajectory, best, last).beyond_error
 
     def loss_rise(self, trajectory: str, before: Epoch, after: Epoch) -> Change:
         """How much higher the loss of ``after`` is than that of ``before``, in nats per example."""
@@ -141,7 +141,7 @@ class EpochTests:
         predictions = self.predictions.of_epoch(trajectory, epoch.epoch, "validation")
         if predictions is None or not predictions.finite:
             return None
-        return score_examples(predictions).correct.astype(np.float64)
+        return predictions.correct.astype(np.float64)
 
 
 def _accuracy_spread(epoch: Epoch) -> float:

@@ -69,8 +69,8 @@ def _truth(path: Path) -> Truth:
     return read_truth(path)
 
 
-def judge_studies(path: Path, numbers: Sequence[int]) -> list[tuple[dict[str, Judgement], float]]:
-    """The judgement of these studies with the truth in a file, each with the seconds of CPU that it took."""
+def judge_studies(path: Path, numbers: Sequence[int]) -> list[tuple[dict[str, Judgement], int, float]]:
+    """The judgement of these studies with the truth in a file, each with its number and the seconds of CPU it took."""
     truth = _truth(path)
     judged = []
     for number in numbers:
@@ -80,7 +80,7 @@ def judge_studies(path: Path, numbers: Sequence[int]) -> list[tuple[dict[str, Ju
         except Exception as error:
             error.add_note(f"in study {number} of the truth {path}")
             raise
-        judged.append((judge_answers(answers, truth), time.process_time() - started))
+        judged.append((judge_answers(answers, truth), number, time.process_time() - started))
     return judged
 
 
@@ -96,8 +96,8 @@ def tally_truths(paths: Sequence[Path], numbers: Sequence[int], *, processes: in
                 else (judge_studies(path, chunk) for chunk in chunks)
             )
             for judged in in_chunks:
-                for judgements, seconds in judged:
-                    tally.add(judgements, seconds)
+                for judgements, number, seconds in judged:
+                    tally.add(judgements, number, seconds)
             yield tally
 
 

@@ -32,6 +32,11 @@ class Predictions:
         """Whether every logit is a finite number."""
         return bool(np.isfinite(self.logits).all())
 
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Whether each example's largest logit is the label's, ``[n]``."""
+        return np.asarray(self.logits.argmax(axis=1) == self.label)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
@@ -75,7 +80,7 @@ def cross_entropy(predictions: Predictions) -> float:
 
 def correct_share(predictions: Predictions) -> float:
     """Share of the examples whose largest logit is the label's."""
-    return int((predictions.logits.argmax(axis=1) == predictions.label).sum()) / len(predictions.label)
+    return int(predictions.correct.sum()) / len(predictions.label)
 
 
 LOSS = Metric(name="loss", higher_is_better=False, worst=100.0, unit="nats", compute=cross_entropy)

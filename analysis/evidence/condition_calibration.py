@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -34,34 +35,34 @@ class RunCalibration:
     scaled_loss: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ConditionCalibration:
     """The usable runs of one condition, which ``name`` describes."""
 
     name: str
     runs: Sequence[RunCalibration]
 
-    @property
+    @cached_property
     def scores(self) -> list[ExampleScores]:
         """The scores of each run."""
         return [run.scores for run in self.runs]
 
-    @property
+    @cached_property
     def by_seed(self) -> Mapping[int, ExampleScores]:
         """The scores by seed."""
         return {run.run.settings.seed: run.scores for run in self.runs}
 
-    @property
+    @cached_property
     def gaps(self) -> SeedScores:
         """Confidence minus correctness."""
         return SeedScores(seeds=tuple(self.by_seed), scores=np.stack([scores.gap for scores in self.by_seed.values()]))
 
-    @property
+    @cached_property
     def accuracy(self) -> float:
         """Test accuracy, the mean over seeds."""
         return float(np.mean([scores.correct.mean() for scores in self.scores]))
 
-    @property
+    @cached_property
     def loss(self) -> float:
         """Test loss, the mean over seeds, in nats."""
         return float(np.mean([scores.nll.mean() for scores in self.scores]))

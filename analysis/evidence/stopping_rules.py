@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.evidence.comparison import correctness
+import numpy as np
+
 from analysis.results import Results
 from analysis.statistics.estimate import FloatArray
-from analysis.statistics.probabilities import score_examples
 from analysis.trajectory_results import TrajectoryResult
 from study.scoring import METRICS
 from study.stopping import StoppingPolicy, decide
@@ -87,4 +87,4 @@ def _correct(results: Results, run: TrajectoryResult, epoch: int) -> FloatArray 
     """Whether the checkpoint after ``epoch`` classifies each test example correctly."""
     predictions = results.predictions.of_epoch(run.trajectory.id, epoch, "test")
     usable = predictions is not None and predictions.finite
-    return correctness(score_examples(predictions)) if predictions is not None and usable else None
+    return predictions.correct.astype(np.float64) if predictions is not None and usable else None

@@ -257,7 +257,8 @@ def _checkpoint_changes(results: Results, usable: Sequence[TrajectoryResult]) ->
         if predictions[0] is None or predictions[1] is None:
             continue
         total, same = total + 1, same + (by_loss.epoch == by_accuracy.epoch)
-        selected, other = (score_examples(of_epoch) for of_epoch in predictions if of_epoch is not None)
+        selected = score_examples(predictions[0])
+        other = selected if by_loss is by_accuracy else score_examples(predictions[1])
         condition = describe(run.settings, results.condition_keys)
         changes.setdefault(condition, {})[run.settings.seed] = (
             selected.correct.astype(float) - other.correct,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.special
@@ -29,7 +30,7 @@ SMALLEST_P = 1e-12
 PRECISION = 1e-4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SeedScores:
     """The scores of a stratum, or the differences of two of its arms: ``[seeds, examples]``, and the seed numbers.
 
@@ -41,6 +42,25 @@ class SeedScores:
 
     def __post_init__(self) -> None:
         assert len(self.seeds) == len(self.scores) == len(set(self.seeds)) > 0
+
+    @cached_property
+    def by_seed(self) -> FloatArray:
+        """The mean of each seed, ``[seeds]``."""
+        return np.asarray(self.scores.mean(axis=1), dtype=np.float64)
+
+    @cached_property
+    def by_example(self) -> FloatArray:
+        """The mean of each example, ``[examples]``."""
+        return np.asarray(self.scores.mean(axis=0), dtype=np.float64)
+
+    @cached_property
+    def interaction(self) -> float:
+        """The variance of the mean that the interaction of seeds and examples explains; 0 for one seed."""
+        seeds, examples = self.scores.shape
+        if seeds < 2 or examples < 2:
+            return 0.0
+        residuals = self.scores - self.by_seed[:, None] - self.by_example + self.by_seed.mean()
+        return float((residuals**2).sum() / ((seeds - 1) * (examples - 1) * seeds * examples))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,13 +173,13 @@ def weighted_sum(strata: Sequence[SeedScores], weights: Sequence[float]) -> Clus
     A seed number moves all its strata together. The spread over seeds of a stratum with a single seed is taken as that
     of the others, and strata with the same single seed as moving together.
     """
-    value = sum(w * float(stratum.scores.mean()) for w, stratum in zip(weights, strata, strict=True))
+    value = sum(w * float(stratum.by_seed.mean()) for w, stratum in zip(weights, strata, strict=True))
     examples = strata[0].scores.shape[1]
-    by_example = sum(w * stratum.scores.mean(axis=0) for w, stratum in zip(weights, strata, strict=True))
+    by_example = sum(w * stratum.by_example for w, stratum in zip(weights, strata, strict=True))
     of_examples = float(np.var(by_example, ddof=1)) / examples if examples > 1 else 0.0
     of_seeds, df = _seed_variance(strata, weights)
     # What seeds and examples have in common is in both variances, and must count once.
-    shared = sum(w**2 * _interaction(stratum.scores) for w, stratum in zip(weights, strata, strict=True))
+    shared = sum(w**2 * stratum.interaction for w, stratum in zip(weights, strata, strict=True))
     total = max(of_seeds + of_examples - shared, of_seeds, of_examples)
     return ClusteredMean(
         value=value,
@@ -203,8 +223,7 @@ def _seed_variance(strata: Sequence[SeedScores], weights: Sequence[float]) -> tu
         if n == 1:
             single[stratum.seeds[0]] = single.get(stratum.seeds[0], 0.0) + abs(w)
             continue
-        means = stratum.scores.mean(axis=1)
-        residuals = means - means.mean()
+        residuals = stratum.by_seed - stratum.by_seed.mean()
         squares, within = squares + float((residuals**2).sum()), within + n - 1
         replicated.append(set(stratum.seeds))
         for seed, residual in zip(stratum.seeds, residuals, strict=True):
@@ -232,15 +251,6 @@ def _degrees_of_freedom(of_seeds: float, total: float, df: int, luck: float) -> 
         return MOST_DEGREES
     upper = of_seeds * df / (2 * float(scipy.special.gammaincinv(df / 2, luck)))  # the quantile of chi-squared
     return min(MOST_DEGREES, ((upper + total - of_seeds) / upper) ** 2 * df)
-
-
-def _interaction(scores: FloatArray) -> float:
-    """The variance of the mean of ``[seeds, examples]`` that their interaction explains; 0 for one seed."""
-    seeds, examples = scores.shape
-    if seeds < 2 or examples < 2:
-        return 0.0
-    residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
-    return float((residuals**2).sum() / ((seeds - 1) * (examples - 1) * seeds * examples))
 
 
 def seeds_to_detect(

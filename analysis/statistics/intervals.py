@@ -204,5 +204,5 @@ def _log_comb(n: npt.NDArray[np.int64], k: npt.NDArray[np.int64]) -> FloatArray:
 def student_t(degrees_of_freedom: float, level: float) -> float:
     """Half the width, in standard errors, of a two-sided t interval; normal for infinitely many degrees of freedom."""
     if math.isinf(degrees_of_freedom):
-        return float(scipy.stats.norm.ppf((1 + level) / 2))
-    return float(scipy.stats.t.ppf((1 + level) / 2, degrees_of_freedom))
+        return float(scipy.special.ndtri((1 + level) / 2))
+    return float(scipy.special.stdtrit(degrees_of_freedom, (1 + level) / 2))

@@ -53,7 +53,7 @@ def score_examples(predictions: Predictions, temperature: float = 1.0) -> Exampl
         nll=-log_p[rows, predictions.label],
         brier=(p**2).sum(axis=1) - 2 * of_label + 1,
         confidence=p.max(axis=1),
-        correct=predictions.logits.argmax(axis=1) == predictions.label,
+        correct=predictions.correct,
     )
 
 

@@ -74,21 +74,21 @@ def _judge_answer(answer: Answer, expectation: Expectation) -> Judgement:
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """Counts of one question over studies; ``verdicts`` are by mark and verdict, each with its first sentence."""
+    """Counts of one question over studies; ``verdicts`` by mark and verdict, with the first study and sentence."""
 
     marks: Counter[Mark] = field(default_factory=Counter)
     uncorrected: Counter[Mark] = field(default_factory=Counter)
     verdicts: Counter[tuple[Mark, str]] = field(default_factory=Counter)
-    sentences: dict[tuple[Mark, str], str] = field(default_factory=dict)
+    sentences: dict[tuple[Mark, str], tuple[int, str]] = field(default_factory=dict)
     covered: int = 0
     intervals: int = 0
 
-    def add(self, judgement: Judgement) -> None:
-        """Count one more study."""
+    def add(self, judgement: Judgement, number: int) -> None:
+        """Count one more study, which has this number."""
         self.marks[judgement.mark] += 1
         self.uncorrected[judgement.uncorrected] += 1
         self.verdicts[judgement.mark, judgement.verdict] += 1
-        self.sentences.setdefault((judgement.mark, judgement.verdict), judgement.sentence)
+        self.sentences.setdefault((judgement.mark, judgement.verdict), (number, judgement.sentence))
         if judgement.covered is not None:
             self.intervals += 1
             self.covered += judgement.covered
@@ -112,14 +112,14 @@ class TruthTally:
         wrong = [f"{name} {tally.marks['wrong']}" for name, tally in self.questions.items() if tally.marks["wrong"]]
         return f"{self.truth.name}: {cost}{'; wrong: ' + ', '.join(wrong) if wrong else ''}"
 
-    def add(self, judgements: Mapping[str, Judgement], seconds: float) -> None:
-        """Count one more study, which took so many seconds."""
+    def add(self, judgements: Mapping[str, Judgement], number: int, seconds: float) -> None:
+        """Count one more study, which has this number and took so many seconds."""
         self.studies += 1
         self.seconds += seconds
         self.any_wrong += any(judgement.mark == "wrong" for judgement in judgements.values())
         self.any_wrong_uncorrected += any(judgement.uncorrected == "wrong" for judgement in judgements.values())
         for name, judgement in judgements.items():
-            self.questions.setdefault(name, Tally()).add(judgement)
+            self.questions.setdefault(name, Tally()).add(judgement, number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,8 +99,8 @@ def _sentences(tallies: Sequence[TruthTally], marks: Collection[Mark]) -> str:
             for (mark, verdict), times in question.verdicts.most_common():
                 if mark in marks:
                     place = f"{tally.truth.name} ({tally.truth.about}), {name}"
-                    lines.append(f"- {place}: {verdict}, {mark}, {times} of {tally.studies}")
-                    sentence = question.sentences[mark, verdict]
+                    number, sentence = question.sentences[mark, verdict]
+                    lines.append(f"- {place}: {verdict}, {mark}, {times} of {tally.studies}, first in study {number}")
                     lines.append(textwrap.fill(sentence, WIDTH, initial_indent="  ", subsequent_indent="  "))
     return "\n".join(lines)
 

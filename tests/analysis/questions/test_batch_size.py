@@ -116,7 +116,7 @@ def test_conditions_that_differ_are_told_apart(tmp_path: Path) -> None:
     """A large batch costs one model five points and gains the other as much."""
     text = BATCHES.replace("fixed: {model: tiny-bert}\naxes:", "axes:\n  model: [tiny-bert, tiny-roberta]")
 
-    def tell(settings: Settings, rng: np.random.Generator) -> Story:
+    def tell(settings: Settings, rng: np.random.Generator) -> Story | None:
         by = 0.05 if settings.model == "tiny-bert" else -0.05
         return batches_differ(by, 0.0)(settings, rng)
 

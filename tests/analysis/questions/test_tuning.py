@@ -88,7 +88,7 @@ def test_a_luckier_selection_is_not_a_better_model(tmp_path: Path) -> None:
         assert answer.estimate is not None
         fitted.append(sign * answer.estimate.value)
         scores = {row[0]: row[4] for row in table_of(answer, SELECTED).rows}
-        naive.append(float(scores["tiny-roberta"]) - float(scores["tiny-bert"]))
+        naive.append(float(str(scores["tiny-roberta"])) - float(str(scores["tiny-bert"])))
     assert fmean(naive) - fmean(fitted) > 0.008
     assert abs(fmean(fitted)) < 0.018
 
