@@ -65,7 +65,8 @@ RULES = (
         "Chance is what the best constant prediction scores on validation, whatever the classes' shares. A model is "
         f"better than chance if its accuracy or its loss on validation improves on that by {ERRORS_FROM_CHANCE:g} "
         f"standard errors, the loss paired by example and by at least {LEAST_GAIN:.0%}. It has learned once it is "
-        f"better than chance with a training loss below {FLAT_LOSS:g} times that of chance, or stays better to the end."
+        f"better than chance with a training loss below {FLAT_LOSS:g} times that of chance or by {ERRORS_OF_CHANGE:g} "
+        "standard errors, or stays better to the end."
     ),
     (
         "Collapsed: the model had learned, and at the end is not better than chance and separates nothing: one class "
@@ -190,7 +191,8 @@ def _diagnose_by_history(run: TrajectoryResult, tests: EpochTests) -> Diagnosis:
     better = [tests.better_than_chance(run.trajectory.id, epoch) for epoch in epochs]
     separates_nothing = [tests.separates_nothing(epoch, _latest_loss(run, epoch)) for epoch in epochs]
     in_majority_class = [tests.one_class(epoch) for epoch in epochs]
-    learned = _learned_epoch(run, better, FLAT_LOSS * tests.chance.loss)
+    clearly = [tests.better_than_chance(run.trajectory.id, epoch, ERRORS_OF_CHANGE) for epoch in epochs]
+    learned = _learned_epoch(run, better, clearly, FLAT_LOSS * tests.chance.loss)
     diagnosis = Diagnosis(
         run=run,
         finding="flat, cause open",
@@ -214,14 +216,18 @@ def _diagnose_by_history(run: TrajectoryResult, tests: EpochTests) -> Diagnosis:
     return replace(diagnosis, finding=finding, onset_epoch=onset.epoch, onset_examples=onset.examples_seen)
 
 
-def _learned_epoch(run: TrajectoryResult, better: Sequence[bool], flat_loss: float) -> int | None:
+def _learned_epoch(
+    run: TrajectoryResult, better: Sequence[bool], clearly: Sequence[bool], flat_loss: float
+) -> int | None:
     """The epoch by which something was learned: better than chance on validation and in training loss.
 
-    Without the latter, the run has to stay better than chance to the end: a brief rise is not learning.
+    Without the latter, clearly better than chance on validation; without either, the run has to stay better than chance
+    to the end: a brief rise is not learning.
     """
     in_both = [up and _latest_loss(run, epoch) < flat_loss for up, epoch in zip(better, run.epochs, strict=True)]
-    if any(in_both):
-        return in_both.index(True) + 1
+    for learned in (in_both, clearly):
+        if any(learned):
+            return learned.index(True) + 1
     # The length of the history up to its last epoch at chance.
     until_chance = len(better) - next((i for i, up in enumerate(reversed(better)) if not up), len(better))
     return until_chance + 1 if until_chance < len(better) else None

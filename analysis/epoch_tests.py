@@ -54,15 +54,15 @@ class EpochTests:
     chance: Chance
     predictions: PredictionStore
 
-    def better_than_chance(self, trajectory: str, epoch: Epoch) -> bool:
-        """Whether accuracy or loss on validation improves on the best constant prediction, beyond its error."""
+    def better_than_chance(self, trajectory: str, epoch: Epoch, errors: float = ERRORS_FROM_CHANCE) -> bool:
+        """Whether accuracy or loss on validation improves on the best constant prediction by ``errors`` of its own."""
         if not math.isfinite(epoch.validation["loss"]):
             return False
         gain = self._accuracy_gain(epoch)
-        if gain.value > max(ERRORS_FROM_CHANCE * gain.error, 0.0):
+        if gain.value > max(errors * gain.error, 0.0):
             return True
         gain = self._loss_gain(trajectory, epoch)
-        return gain.value > max(ERRORS_FROM_CHANCE * gain.error, LEAST_GAIN * self.chance.loss)
+        return gain.value > max(errors * gain.error, LEAST_GAIN * self.chance.loss)
 
     def worse_than_chance(self, trajectory: str, epoch: Epoch) -> bool:
         """Whether loss on validation is higher than the best constant prediction's, beyond its error."""

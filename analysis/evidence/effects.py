@@ -136,9 +136,10 @@ def correct_or_chance(results: Results, cell: CellResult, split: Split = "test")
     scores = results.predictions.scores(cell, split)
     if scores is not None:
         return scores.correct.astype(np.float64)
-    ended_without = cell.state == "complete" and cell.stop_reason == "non-finite"
-    if cell.chosen is not None and not ended_without:
+    if cell.chosen is not None and results.predictions.of_cell(cell, split) is None:
         return None
+    # No checkpoint had a finite score on validation, or the selected one has none on this split.
+    ended_without = cell.state == "complete" and cell.stop_reason == "non-finite"
     examples = _examples(results, split)
     return np.full(examples, results.chance.accuracy) if examples and ended_without else None
 

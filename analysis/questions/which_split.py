@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.stats
@@ -29,8 +29,8 @@ from analysis.evidence.conditions import describe
 from analysis.evidence.effects import METHODS as EFFECT_METHODS
 from analysis.evidence.effects import Effect, effect_of
 from analysis.evidence.next_commands import complete_plan, more_seeds, paired_search
+from analysis.power import Assumptions, detectable_accuracy
 from analysis.results import Results
-from analysis.statistics.clustered_means import seeds_to_detect
 from analysis.statistics.estimate import Estimate, FloatArray
 from analysis.statistics.intervals import mcnemar_exact
 from analysis.trajectory_results import TrajectoryResult
@@ -42,8 +42,9 @@ COUNTS_PRUNED_RUNS = False
 DEPENDS = "depends on the condition"
 ALPHA = 0.05
 MOST_ROWS = 60
-# The spread over seeds that is assumed where a study has one seed, as a share of accuracy.
-ASSUMED_SEED_SD = 0.005
+# What is assumed of seeds where a study has one, and the most seeds that a reader is told of.
+ASSUMED = Assumptions()
+MOST_SEEDS = 50
 # How far apart the levels of validation and test have to be to be mentioned: a p-value.
 LEVELS_APART = 0.01
 
@@ -193,22 +194,37 @@ def _undetermined(pair: SplitComparison) -> str:
     """The sentence where no difference is shown."""
     mean = pair.test.mean
     if not pair.test.replicated:
-        seeds = seeds_to_detect(EQUIVALENCE, ASSUMED_SEED_SD * math.sqrt(2), mean.examples_error, len(pair.test.strata))
+        seeds = _seeds_to_detect(pair)
         price = (
             f"{seeds} seeds would find a difference of {points(EQUIVALENCE)} with 80 % power"
             if seeds
-            else f"no number of seeds would show {points(EQUIVALENCE)} on this many test examples"
+            else f"{MOST_SEEDS} seeds would not find a difference of {points(EQUIVALENCE)} on this many test examples"
         )
         over_examples = points_estimate(mean.over_examples())
         return (
             f"With one seed per condition, {pair.title} is {over_examples} on test over the examples alone "
             f"({p_value(mean.p_over_examples)}), and the seeds' chance comes on top; at a spread over seeds of "
-            f"{points(ASSUMED_SEED_SD)}, {price}."
+            f"{points(ASSUMED.seed_sd)}, {price}."
         )
     return (
         f"No difference on test is shown: {_evidence(pair)}; the smallest difference that these runs detect with 80 % "
         f"power is {points(mean.detectable)}."
     )
+
+
+def _seeds_to_detect(pair: SplitComparison) -> int | None:
+    """The number of seeds at which these models' runs would show :data:`EQUIVALENCE`; None for too many.
+
+    Runs of different models disagree as often as these do, and those of different seeds as is assumed of them.
+    """
+    strata = pair.test.strata
+    between = float(np.mean([np.abs(stratum.scores).mean() for stratum in strata]))
+    assumed = replace(ASSUMED, between=between, within=min(ASSUMED.within, between))
+    for seeds in range(2, MOST_SEEDS + 1):
+        found = detectable_accuracy(assumed, seeds, len(strata), strata[0].scores.shape[1])
+        if found is not None and found <= EQUIVALENCE:
+            return seeds
+    return None
 
 
 def _claim(pair: SplitComparison, comparisons: int, splits: str) -> Claim | None:

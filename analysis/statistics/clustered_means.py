@@ -251,20 +251,3 @@ def _degrees_of_freedom(of_seeds: float, total: float, df: int, luck: float) -> 
         return MOST_DEGREES
     upper = of_seeds * df / (2 * float(scipy.special.gammaincinv(df / 2, luck)))  # the quantile of chi-squared
     return min(MOST_DEGREES, ((upper + total - of_seeds) / upper) ** 2 * df)
-
-
-def seeds_to_detect(
-    difference: float, seed_sd: float, examples_error: float, strata: int, most: int = 50
-) -> int | None:
-    """The smallest number of seeds that finds a true ``difference`` with probability :data:`POWER`.
-
-    ``seed_sd`` is the spread over seeds of a stratum's difference, and seeds are independent between ``strata``. None
-    where the error of the examples alone, ``examples_error``, is too large, or more than ``most`` seeds are needed.
-    """
-    for seeds in range(2, most + 1):
-        of_seeds = seed_sd**2 / (seeds * strata)
-        total = of_seeds + examples_error**2
-        df = (total / of_seeds) ** 2 * (seeds - 1)
-        if student_t(df, LEVEL) + float(scipy.stats.t.ppf(POWER, df)) <= difference / math.sqrt(total):
-            return seeds
-    return None

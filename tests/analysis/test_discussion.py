@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,11 +65,11 @@ def test_the_runs_are_those_that_were_published(results: Results) -> None:
 def test_the_run_collapsed_and_its_training_loss_rules_overfitting_out(answers: Mapping[str, Answer]) -> None:
     answer = answers["collapse_or_overfitting"]
     assert answer.verdict == "collapse"
-    assert answer.sentence.startswith("1 of 3 ended runs (RoBERTa")
+    assert answer.sentence.startswith("1 of 3 ended runs (roberta-base · constant: 1 of 1,")
     assert "collapsed (it at epoch 3: one class for every text, training loss 0.69 nats" in answer.sentence
     assert "which is that of chance and rules overfitting out" in answer.sentence
     # How often it happens is another question, and has the interval of one seed.
-    assert "1 of 1, so 3 % to 100 % of its seeds" in answer.sentence
+    assert "so 3 % to 100 % of its seeds)" in answer.sentence
     assert "In 1 of 3 ended runs, validation loss rose late with accuracy kept: over-confidence" in answer.sentence
     assert "seed=" in answer.next_commands[0].command
 
@@ -86,9 +85,10 @@ def test_the_checkpoint_with_the_highest_loss_is_over_confident_and_not_unsure(a
     # Unsure, as the discussion had it, it would be with a confidence near .64.
     assert 96 < confidence < 100
     assert 2.5 < temperature < 6
-    assert re.search(
-        r"From \S+ · constant to RoBERTa\S* · linear, test accuracy and test loss both rise", answer.sentence
+    rise = (
+        "From bert-base-uncased · constant to roberta-base · linear, test accuracy and test loss both rise (p < 0.001"
     )
+    assert rise in answer.sentence
     assert "so wrong answers are given with more confidence" in answer.sentence
     assert answer.estimate is not None
     assert answer.estimate.low > 0
@@ -98,16 +98,15 @@ def test_which_model_is_better_is_not_decided_by_one_seed(answers: Mapping[str, 
     """0.7 points between BERT and RoBERTa, both with a constant rate."""
     answer = answers["which_split"]
     assert (answer.verdict, answer.claim) == (UNDETERMINED, None)
-    assert re.search(
-        r"is −0\.7 points \(95% interval −\d\.\d to [+−]?\d\.\d\) on test over the examples alone", answer.sentence
-    )
+    difference = r"bert-base-uncased minus roberta-base is −0\.7 points \(95% interval −\d\.\d to \+0\.\d\) on test"
+    assert re.search(difference, answer.sentence)
     p = re.search(r"over the examples alone \(p = (0\.\d+)\)", answer.sentence)
     assert p
     assert 0.001 < float(p[1]) < 0.2
     assert "the seeds' chance comes on top" in answer.sentence
     seeds = re.search(r"(\d+) seeds would find a difference of 1\.0 points with 80 % power", answer.sentence)
     assert seeds
-    assert 3 <= int(seeds[1]) <= 20
+    assert 5 <= int(seeds[1]) <= 30
 
 
 def test_nothing_else_is_claimed_of_three_runs(answers: Mapping[str, Answer]) -> None:

@@ -95,8 +95,9 @@ class StudyBuilder:
         folder.write_config(make_config(trajectory))
         history = make_history(trajectory, validation_loss, seed=seed)
         for epoch in (record for record in history if isinstance(record, Epoch)):
-            if epoch.test is not None:
+            if np.isfinite(epoch.validation["loss"]):
                 folder.write_predictions(epoch.epoch, "validation", make_predictions(VALIDATION, seed + epoch.epoch))
+            if epoch.test is not None:
                 folder.write_predictions(epoch.epoch, "test", make_predictions(TEST, seed + 1_000 + epoch.epoch))
         folder.append(history)
         if outcome is not None:

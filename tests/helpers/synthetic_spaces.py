@@ -73,9 +73,7 @@ SINGLE_MODEL = SEARCH.replace("[tiny-bert, tiny-roberta]", "[tiny-bert]")
 Choice = Mapping[str, Any]
 
 
-def results_of(
-    folder: Path, story_of: StoryOf, text: str = SMALL, *, seed: int = 0, positive: float = 0.5
-) -> Results:
+def results_of(folder: Path, story_of: StoryOf, text: str = SMALL, *, seed: int = 0, positive: float = 0.5) -> Results:
     """The results of a synthetic grid; ``positive`` is the share of label 1."""
     space, plan = plan_of(folder, text)
     return make_synthetic(space, plan, story_of, seed=seed, positive=positive).results()

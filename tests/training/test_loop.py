@@ -173,7 +173,7 @@ def test_a_cell_on_a_shared_trajectory_has_the_records_of_the_same_cell_trained_
             assert np.array_equal(predictions.logits, shared_end.predictions[split].logits)
 
 
-def test_only_the_best_epochs_so_far_are_scored_on_test_and_keep_predictions() -> None:
+def test_predictions_are_kept_on_validation_of_every_epoch_and_on_test_of_the_best_so_far() -> None:
     data = make_data("tiny-bert", train=100, evaluated=30)
     loop = make_loop(data, make_settings(epochs=8, learning_rate=3e-3, batch_size=16))
     ends = [item for item in loop.run() if isinstance(item, EpochEnd)]
@@ -183,11 +183,18 @@ def test_only_the_best_epochs_so_far_are_scored_on_test_and_keep_predictions() -
         epoch == 0 or losses[epoch] < min(losses[:epoch]) or accuracies[epoch] > max(accuracies[:epoch])
         for epoch in range(8)
     ]
-    assert [set(end.predictions) == {"validation", "test"} for end in ends] == best
+    assert [list(end.predictions) for end in ends] == [
+        ["validation", "test"] if is_best else ["validation"] for is_best in best
+    ]
     assert [end.record.test is not None for end in ends] == best
     assert not all(best)
     assert np.array_equal(ends[0].predictions["test"].example_id, data.test.ids)
     assert np.array_equal(ends[0].predictions["test"].label, data.test.labels)
+    for end in ends:
+        predictions = end.predictions["validation"]
+        assert np.array_equal(predictions.example_id, data.validation.ids)
+        correct = predictions.logits.argmax(axis=1) == data.validation.labels
+        assert float(correct.mean()) == pytest.approx(end.record.validation["accuracy"])
 
 
 def poison(loop: FineTuning, *, after_step: int) -> None:
@@ -213,6 +220,13 @@ def test_a_nan_loss_ends_training_and_is_recorded() -> None:
     assert math.isnan(epochs[1].validation["loss"])
     assert epochs[1].test is None
     assert (epochs[1].examples_seen, epochs[1].optimizer_step) == (80, 10)
+
+
+def test_an_epoch_without_a_finite_score_keeps_no_predictions() -> None:
+    loop = make_loop(make_data("tiny-bert", train=48), make_settings(epochs=4, batch_size=8))
+    poison(loop, after_step=9)
+    ends = [item for item in loop.run() if isinstance(item, EpochEnd)]
+    assert [set(end.predictions) for end in ends] == [{"validation", "test"}, set()]
 
 
 def test_a_far_too_large_learning_rate_ends_training() -> None:

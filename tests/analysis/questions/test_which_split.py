@@ -99,7 +99,7 @@ def test_one_seed_has_its_p_value_over_the_examples_and_the_seeds_that_it_would_
     price = r"at a spread over seeds of 0\.5 points, \d+ seeds would find a difference of 1\.0 points with 80 % power"
     assert re.search(price, answer.sentence)
     tiny = settled_answer(QUESTION, results_of(tmp_path, models_differ(0.01), text.replace("50000", "1000")))
-    assert "no number of seeds would show 1.0 points on this many test examples" in tiny.sentence
+    assert "50 seeds would not find a difference of 1.0 points on this many test examples" in tiny.sentence
 
 
 def test_a_leak_into_one_models_validation_is_a_disagreement_of_the_splits(tmp_path: Path) -> None:
