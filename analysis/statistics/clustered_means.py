@@ -116,9 +116,10 @@ class ClusteredMean:
         """The p-value of a mean at least ``margin`` from zero: two one-sided tests (Schuirmann 1987), each doubled.
 
         Doubled, it is below 5 % only where the 95 % interval lies within the margin. It is 1 where one example weighs
-        more than ``margin``: such scores cannot show that nothing differs.
+        more than ``margin``, or where all scores are ties, as those of two models that predict one class: such scores
+        cannot show that nothing differs.
         """
-        if self.resolution > margin or abs(self.value) >= margin:
+        if self.resolution > margin or abs(self.value) >= margin or self.standard_error == 0:
             return 1.0
         return self._tail(margin - abs(self.value), sides=2)
 

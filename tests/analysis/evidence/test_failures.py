@@ -11,7 +11,7 @@ from analysis.evidence.comparison import ended_runs, run_strata
 from analysis.evidence.failures import FailureComparison, compare_failures, failures_by_chance
 from study.settings import Settings
 
-TEXT = GRID.replace("10000", "2000").replace("[5.0e-4, 1.0e-3]", "[1.0e-3]").replace("3, 4, 5, 6, 7]", "3, 4]")
+TEXT = GRID.replace("10000", "6000").replace("[5.0e-4, 1.0e-3]", "[1.0e-3]").replace("3, 4, 5, 6, 7]", "3, 4]")
 
 
 def comparison_of(folder: Path, story_of: StoryOf, text: str = TEXT) -> FailureComparison:
@@ -63,7 +63,7 @@ def test_two_outcomes_that_are_not_the_same_runs_double_the_p_value(tmp_path: Pa
 
 def test_runs_that_neither_failed_nor_learned_are_left_out_and_counted(tmp_path: Path) -> None:
     """60 validation examples cannot tell runs of 55 % from chance."""
-    text = TEXT.replace("2000", "600")
+    text = TEXT.replace("6000", "600")
 
     def tell(settings: Settings, rng: np.random.Generator) -> Story:
         return healthy(0.55) if settings.seed < 2 else healthy()

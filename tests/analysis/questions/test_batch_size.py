@@ -141,6 +141,12 @@ def test_the_luck_of_the_selected_rate_is_not_taken_for_an_effect(tmp_path: Path
     assert abs(float(np.mean(values))) < 0.012
 
 
+def test_sizes_at_which_nothing_learned_are_not_shown_to_be_alike(tmp_path: Path) -> None:
+    """All runs predict one class, so that every example is a tie."""
+    answer = settled(tmp_path, lambda s, rng: Story(accuracy=[None], train_loss=[0.7], scale=[1.0]), BATCHES)
+    assert answer.verdict == UNDETERMINED
+
+
 def test_at_equal_epochs_alone_the_batch_is_not_separated_from_the_updates(tmp_path: Path) -> None:
     text = BATCHES.replace("[{epochs: 4}, {optimizer_steps: 2000}]", "[{epochs: 4}]")
     answer = settled(tmp_path, batches_differ(0.05, 0.0), text)

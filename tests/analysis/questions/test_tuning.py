@@ -26,7 +26,7 @@ from synthetic_spaces import (
     table_of,
     trial_choice,
 )
-from synthetic_study import Story, healthy, pruned
+from synthetic_study import Story, at_chance, healthy, pruned
 
 from analysis.answer import NOT_ASKED, UNDETERMINED
 from study.settings import Settings
@@ -69,6 +69,12 @@ def test_models_that_are_alike_when_tuned_are_so_within_a_point(tmp_path: Path) 
     answer = settled_answer(QUESTION, results_of(tmp_path, tell, GRID.replace("10000", "60000")))
     assert answer.verdict == "neither"
     assert answer.sentence.startswith("When tuned, neither is better by 1.0 points or more")
+
+
+def test_models_of_which_none_learned_are_not_shown_to_be_alike(tmp_path: Path) -> None:
+    """They predict one class, so that every example is a tie."""
+    answer = settled_answer(QUESTION, results_of(tmp_path, lambda s, rng: at_chance(), GRID))
+    assert answer.verdict == UNDETERMINED
 
 
 def test_a_luckier_selection_is_not_a_better_model(tmp_path: Path) -> None:

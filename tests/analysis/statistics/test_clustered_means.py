@@ -161,10 +161,12 @@ def test_scores_that_differ_alike_in_every_seed_are_not_more_certain_than_one_ex
     assert not estimate.excludes_zero
 
 
-def test_examples_that_weigh_more_than_the_margin_cannot_show_equivalence() -> None:
-    assert mean_over_seeds(np.zeros((5, 60))).p_equivalence(0.01) == 1.0
-    assert mean_over_seeds(np.zeros((5, 99))).p_equivalence(0.01) == 1.0
-    assert mean_over_seeds(np.zeros((5, 5_000))).p_equivalence(0.01) < 0.001
+def test_examples_that_weigh_more_than_the_margin_and_ties_cannot_show_equivalence() -> None:
+    scores = np.zeros((5, 5_000))
+    assert mean_over_seeds(scores).p_equivalence(0.01) == 1.0
+    scores[:, ::1_000] = np.eye(5)
+    assert mean_over_seeds(scores).p_equivalence(0.01) < 0.001
+    assert mean_over_seeds(scores[:, ::100]).p_equivalence(0.01) == 1.0
 
 
 def test_equivalence_at_five_percent_is_an_interval_within_the_margin() -> None:
