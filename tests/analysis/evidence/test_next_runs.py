@@ -16,6 +16,7 @@ from analysis.answer import UNDETERMINED, Answer, Command
 from analysis.evidence.next_commands import complete_plan, extend, longer_search, more_seeds, paired_search, run_with
 from analysis.evidence.next_runs import NextRun, Work, next_runs, planned_work
 from analysis.results import Results, read
+from study.records import Epoch
 from study.run import main as run_study
 from study.settings import Settings
 
@@ -126,7 +127,7 @@ def slow_large_batches(folder: Path) -> SyntheticStudy:
     study = make_synthetic(space, plan, lambda settings, rng: healthy())
     slow = {t.id for t in plan.trajectories if t.settings.batch_size == 64}
     records = {
-        id_: [replace(r, train_seconds=10.0) if id_ in slow and hasattr(r, "train_seconds") else r for r in history]
+        id_: [replace(r, train_seconds=10.0) if id_ in slow and isinstance(r, Epoch) else r for r in history]
         for id_, history in study.records.items()
     }
     return replace(study, records=records)

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 from analysis.answer import Bar, Figure, Forest, Line, Panel
 from analysis.diagnosis import LEARNED
-from analysis.rendering.plots import COLOURS, FINDING_COLOURS, ON_PAPER, for_page, for_paper, render, with_id_prefix
+from analysis.rendering.drawing import COLOURS
+from analysis.rendering.plots import FINDING_COLOURS, ON_PAPER, for_page, for_paper, render, with_id_prefix
 from analysis.statistics.estimate import Estimate
 
 SVG = "{http://www.w3.org/2000/svg}"

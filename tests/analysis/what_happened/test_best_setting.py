@@ -89,7 +89,7 @@ def test_settings_that_only_stop_elsewhere_in_the_same_runs_are_not_compared(tmp
 
 
 def test_runs_of_the_best_setting_that_ended_collapsed_are_counted(tmp_path: Path) -> None:
-    def story(settings: Settings, rng: np.random.Generator) -> Story:
+    def story(settings: Settings, rng: np.random.Generator) -> Story | None:
         return (
             collapsing(0.95)
             if settings.learning_rate == 1e-3 and settings.seed == 1
