@@ -1,4 +1,4 @@
 """Benchmarks of the study, compared with its peers.
 
-Four modules are commands, ``python -m benchmarks.NAME --help``: throughput, study, search and accuracy.
+Five modules are commands, ``python -m benchmarks.NAME --help``: throughput, study, search, accuracy and truths.
 """

@@ -69,11 +69,13 @@ def axis_effects(results: Results, runs: Sequence[TrajectoryResult]) -> list[Axi
         ignored = own if "model" in keys else ()
         groups = run_strata(runs, keys, ignored=ignored)
         values = list(dict.fromkeys(describe(run.settings, keys) for run in runs))
+        if len(values) < 2:
+            continue
         by_value = {}
         for value in values:
             named = [(_condition(results, group, keys), _contrast(results, group, value, values)) for group in groups]
             effect = effect_of([(name, seed_scores(contrast)) for name, contrast in named])
-            if effect is not None and len(values) > 1:
+            if effect is not None:
                 by_value[value] = effect
         if by_value:
             effects.append(AxisEffect(keys=keys, by_value=by_value))

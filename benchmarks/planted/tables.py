@@ -119,11 +119,13 @@ def _goals(tallies: Sequence[TruthTally]) -> str:
         rate = Rate(events=worst.any_wrong, trials=worst.studies)
         goal = f"at most {100 * MOST_FALSE_CLAIMS:.0f} %"
         rows.append(["any false claim in a study without an effect, the worst", goal, f"{rate}, {worst.truth.name}"])
+        total = Rate(events=sum(each.any_wrong for each in nulls), trials=sum(each.studies for each in nulls))
+        rows.append(["any false claim in a study without an effect, all of them", goal, str(total)])
     covered = [question for tally in tallies for question in tally.questions.values() if question.intervals]
     if covered:
-        total = Rate(events=sum(each.covered for each in covered), trials=sum(each.intervals for each in covered))
+        contain = Rate(events=sum(each.covered for each in covered), trials=sum(each.intervals for each in covered))
         goal = f"{100 * COVERAGE[0]:.0f} to {100 * COVERAGE[1]:.0f} %"
-        rows.append(["95 % intervals that contain the truth, all", goal, str(total)])
+        rows.append(["95 % intervals that contain the truth, all", goal, str(contain)])
     for tally in planted:
         question = tally.questions.get("which_split")
         if tally.truth.name.startswith("one_point") and question is not None:

@@ -57,6 +57,11 @@ def test_conditions_without_all_values_are_left_out_and_counted(tmp_path: Path) 
     assert {(len(effect.strata), effect.dropped) for effect in dropout.by_value.values()} == {(2, 1)}
 
 
+def test_an_axis_of_which_one_value_has_ended_has_no_effect(tmp_path: Path) -> None:
+    results = results_of(tmp_path, lambda s, rng: by_rate(s, rng) if s.dropout == 0.0 else None, TEXT)
+    assert [axis.name for axis in axis_effects(results, ended_runs(results))] == ["learning rate"]
+
+
 def test_an_interaction_is_found(tmp_path: Path) -> None:
     def tell(settings: Settings, rng: np.random.Generator) -> Story:
         gain = (settings.learning_rate == 1e-3) * (0.05 if settings.dropout == 0.0 else -0.05)
