@@ -39,7 +39,7 @@ quickstart: $(INSTALLED) ## run a small study on built-in models and data, under
 	@.venv/bin/python -m study.run --space search_spaces/quickstart.yaml
 
 test: $(INSTALLED) ## run all tests except the slow ones
-	@$(PYTEST) -m "not slow" -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	@$(PYTEST) -m "not slow" -n $(PYTEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-all: $(INSTALLED) ## run all tests
 	@$(PYTEST) $(PYTEST_ARGS)

@@ -46,6 +46,15 @@ def has_compose() -> bool:
     return subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
 
 
+LONG_FILES = (
+    "tests/end_to_end/test_fault_injection.py",
+    "tests/test_run.py",
+    "tests/end_to_end/test_search_run.py",
+    "tests/end_to_end/test_load.py",
+    "tests/test_credentials.py",
+)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests whose package is missing, among those that -m and -k select."""
@@ -69,7 +78,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.workeroutput["deselected"] = names
     if deselected:
         config.hook.pytest_deselected(items=deselected)
-        items[:] = selected
+    # Files whose tests run whole studies come first, so that processes side by side end at about the same time.
+    items[:] = sorted(selected, key=lambda item: item.nodeid.split("::")[0] not in LONG_FILES)
 
 
 @pytest.hookimpl(optionalhook=True)
