@@ -1,4 +1,4 @@
-"""The diagnosis of each trajectory, such as healthy, overfitting or collapsed, and counts of failures.
+"""The diagnosis of each trajectory, such as healthy, overfitting or collapsed.
 
 Rules on the recorded history and the predictions on validation, each with a named threshold, so that a reader can
 check them by hand.
@@ -7,7 +7,7 @@ check them by hand.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,8 +22,6 @@ from analysis.epoch_tests import (
     RISE_SHARE,
     EpochTests,
 )
-from analysis.statistics.estimate import Estimate
-from analysis.statistics.intervals import clopper_pearson
 from analysis.trajectory_results import TrajectoryResult
 from study.records import Epoch
 from study.training.schedules import LearningRate
@@ -155,25 +153,6 @@ def diagnose(runs: Sequence[TrajectoryResult], tests: EpochTests) -> tuple[Diagn
         _compare_with_siblings(diagnosis, learners) if diagnosis.finding == "flat, cause open" else diagnosis
         for diagnosis in diagnoses
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailureCounts:
-    """How many of the ``runs`` of one side of a comparison ``failed``."""
-
-    failed: int
-    runs: int
-
-    @property
-    def rate(self) -> Estimate:
-        """The failure rate with its Clopper-Pearson interval."""
-        return clopper_pearson(self.failed, self.runs)
-
-
-def count_failures(runs: Iterable[TrajectoryResult], diagnoses: Diagnoses) -> FailureCounts:
-    """How many of ``runs`` failed; of one condition, since a sum over unlike conditions estimates nothing."""
-    failed = [diagnoses[run.trajectory.id].failed for run in runs]
-    return FailureCounts(failed=sum(failed), runs=len(failed))
 
 
 def learning_rate(run: TrajectoryResult) -> LearningRate:
