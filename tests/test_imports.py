@@ -25,6 +25,7 @@ FORBIDDEN: Mapping[str, tuple[str, ...]] = {
     "analysis/rendering": HEAVY,
     "analysis/selection": HEAVY,
     "analysis/statistics": HEAVY,
+    "analysis/what_happened": HEAVY,
 }
 # Reads a study back from its mirror.
 READS_MLFLOW = "analysis.from_mlflow"
