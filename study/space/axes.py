@@ -171,7 +171,11 @@ def as_file(
     rules = []
     for rule in when:
         match = {key: [value_as_file(key, value) for value in values] for key, values in rule.match.items()}
-        assigned = {key: value for key, value in rule.set.items() if value is not None or key not in DURATION_KEYS}
+        # The duration that a rule does not give is none; a rule that gives none of both says so.
+        given = any(rule.set.get(key) is not None for key in DURATION_KEYS)
+        assigned = {
+            k: value for k, value in rule.set.items() if value is not None or k not in DURATION_KEYS or not given
+        }
         rules.append({"match": match, **({"drop": True} if rule.drop else {"set": assigned})})
     document = {
         "name": name,

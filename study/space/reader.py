@@ -180,7 +180,11 @@ class _Reader:
         assigned = self.values.mapping(parts.get("set"), (*location, "set"), {})
         if len(present := [key for key in DURATION_KEYS if key in assigned]) == 1:
             assigned = {**assigned, **dict.fromkeys(DURATION_KEYS), present[0]: assigned[present[0]]}
-        if ("set" in parts) == ("drop" in parts) or parts.get("drop", True) is not True or parts.get("set", 1) == {}:
+        if (
+            ("set" in parts) == ("drop" in parts)
+            or parts.get("drop", True) is not True
+            or parts.get("set", 1) in (None, {})
+        ):
             self.diagnostics.error(location, "a rule needs either set: {key: value} or drop: true")
         return WhenRule(match=wanted, set=assigned, drop="drop" in parts), location
 
