@@ -15,11 +15,11 @@ from analysis.evidence.comparison import seed_scores
 from analysis.evidence.conditions import describe, settings_key
 from analysis.evidence.cross_fitting import held_out
 from analysis.evidence.effects import Effect, correct_or_chance, effect_of
+from analysis.evidence.trials import objective_gain
 from analysis.results import Results
 from analysis.statistics.estimate import FloatArray
 from analysis.trajectory_results import TrajectoryResult
-from study.plan.cell_results import CellResult, selection_score
-from study.scoring import METRICS
+from study.plan.cell_results import CellResult
 from study.settings import Settings
 
 # What decides the learning rate at a batch size: selected for each size, not compared.
@@ -115,5 +115,4 @@ def _differences(results: Results, stratum: BatchStratum, smallest: int, largest
 
 def selected_at(results: Results, candidates: Sequence[Members]) -> dict[int, CellResult]:
     """For each seed, the run at the rate that validation selects on the other seeds."""
-    metric = METRICS[results.search.objective]
-    return held_out(candidates, lambda cells: metric.signed(selection_score(cells, metric.name)))
+    return held_out(candidates, lambda cells: objective_gain(results, cells))

@@ -10,13 +10,13 @@ from statistics import fmean
 import numpy as np
 
 from analysis.evidence.conditions import SettingsKey, settings_key
+from analysis.evidence.trials import objective_gain
 from analysis.results import Results
 from analysis.statistics import intervals
 from analysis.statistics.clustered_means import mean_over_seeds
 from analysis.statistics.estimate import Estimate
-from study.plan.cell_results import CellResult, selection_score
+from study.plan.cell_results import CellResult
 from study.records import Epoch
-from study.scoring import METRICS
 from study.settings import Settings
 
 
@@ -101,11 +101,10 @@ def _condition_scores(results: Results, group: Sequence[CellResult]) -> Conditio
     complete = [result for result in group if reached_end(result)]
     selected = [(result, result.chosen) for result in complete if result.chosen and result.chosen.test is not None]
     accuracy, loss = _test_scores(results, complete, [epoch for _, epoch in selected])
-    objective = results.search.objective
     return ConditionScores(
         settings=group[0].cell.settings,
         cells=group,
-        gain=METRICS[objective].signed(selection_score(complete, objective)) if complete else -math.inf,
+        gain=objective_gain(results, complete) if complete else -math.inf,
         validation=fmean(epoch.validation["accuracy"] for _, epoch in selected) if selected else math.nan,
         validation_loss=fmean(epoch.validation["loss"] for _, epoch in selected) if selected else math.nan,
         accuracy=accuracy,

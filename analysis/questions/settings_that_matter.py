@@ -17,6 +17,7 @@ from analysis.evidence.cross_fitting import held_out
 from analysis.evidence.effects import METHODS as EFFECT_METHODS
 from analysis.evidence.effects import correct_or_chance
 from analysis.evidence.next_commands import complete_plan, more_seeds
+from analysis.evidence.trials import objective_gain
 from analysis.results import Results
 from analysis.selection.importance import importance
 from analysis.statistics.clustered_means import mean_over_strata
@@ -24,8 +25,7 @@ from analysis.statistics.estimate import Estimate
 from analysis.statistics.multiplicity import holm
 from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import join_words, p_value, points_estimate, share_estimate
-from study.plan.cell_results import CellResult, selection_score
-from study.scoring import METRICS
+from study.plan.cell_results import CellResult
 
 QUESTION = "Which settings matter, and which combination is best?"
 COUNTS_PRUNED_RUNS = False
@@ -64,13 +64,14 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     ranked = _rank(results, ended)
     importances = importance(results)
     seeds = most_seeds(ended)
-    best = _best_sentence(results, ranked)
+    expected = _expected(results, ranked)
+    best = _best_sentence(ranked, expected)
     return Answer(
         question=QUESTION,
         verdict=UNDETERMINED,
         sentence=sentences(_undetermined(results, axes, seeds), best),
         claim=_claim(axes, best),
-        estimate=_expected(results, ranked),
+        estimate=expected,
         estimated="test accuracy of the combination that validation selects, on seeds that did not select it",
         unit="share",
         seeds=seeds,
@@ -83,7 +84,6 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
 
 def _rank(results: Results, ended: Sequence[TrajectoryResult]) -> list[RankedCondition]:
     """The conditions of the ended runs, the best on validation first."""
-    metric = METRICS[results.search.objective]
     by_condition: dict[object, list[TrajectoryResult]] = {}
     for run in ended:
         by_condition.setdefault(settings_key(run.settings, ["seed"]), []).append(run)
@@ -91,7 +91,7 @@ def _rank(results: Results, ended: Sequence[TrajectoryResult]) -> list[RankedCon
         RankedCondition(
             name=describe(runs[0].settings, results.condition_keys),
             cells={run.settings.seed: run.owner for run in runs},
-            gain=metric.signed(selection_score([run.owner for run in runs], metric.name)),
+            gain=objective_gain(results, [run.owner for run in runs]),
         )
         for runs in by_condition.values()
     ]
@@ -138,10 +138,9 @@ def _joint_claim(matter: Sequence[tuple[AxisEffect, float]], settings: int, best
     )
 
 
-def _best_sentence(results: Results, ranked: Sequence[RankedCondition]) -> str:
+def _best_sentence(ranked: Sequence[RankedCondition], expected: Estimate | None) -> str:
     if not ranked:
         return ""
-    expected = _expected(results, ranked)
     best = f"Validation selects {ranked[0].name}"
     if expected is None:
         return f"{best}."
@@ -150,11 +149,7 @@ def _best_sentence(results: Results, ranked: Sequence[RankedCondition]) -> str:
 
 def _expected(results: Results, ranked: Sequence[RankedCondition]) -> Estimate | None:
     """The test accuracy of what validation selects, on seeds that had no part in the selection."""
-    metric = METRICS[results.search.objective]
-    selected = held_out(
-        [condition.cells for condition in ranked],
-        lambda cells: metric.signed(selection_score(cells, metric.name)),
-    )
+    selected = held_out([condition.cells for condition in ranked], lambda cells: objective_gain(results, cells))
     scores = {seed: array for seed, cell in selected.items() if (array := correct_or_chance(results, cell)) is not None}
     by_seed = seed_scores(scores)
     return mean_over_strata([by_seed]).estimate().clipped(0, 1) if by_seed is not None else None
@@ -188,15 +183,17 @@ def _axis_tables(axes: Sequence[AxisEffect]) -> list[Table]:
 
 def _ranking(results: Results, ranked: Sequence[RankedCondition]) -> Table:
     rows: list[tuple[Value, ...]] = []
-    best = ranked[0].cells
-    for rank, condition in enumerate(ranked, start=1):
+    scores_of = [
+        {s: a for s, c in condition.cells.items() if (a := correct_or_chance(results, c)) is not None}
+        for condition in ranked
+    ]
+    best = scores_of[0]
+    for rank, (condition, tests) in enumerate(zip(ranked, scores_of, strict=True), start=1):
         validation = [c.chosen.validation["accuracy"] for c in condition.cells.values() if c.chosen]
-        tests = {s: a for s, c in condition.cells.items() if (a := correct_or_chance(results, c)) is not None}
         scores = seed_scores(tests)
         behind = None
         if rank > 1 and scores is not None:
-            others = {s: a for s, c in best.items() if (a := correct_or_chance(results, c)) is not None}
-            paired = seed_scores({seed: tests[seed] - others[seed] for seed in tests if seed in others})
+            paired = seed_scores({seed: tests[seed] - best[seed] for seed in tests if seed in best})
             behind = mean_over_strata([paired]).estimate() if paired is not None else None
         rows.append(
             (

@@ -23,6 +23,7 @@ from analysis.evidence.cross_fitting import METHOD as CROSS_FITTING
 from analysis.evidence.cross_fitting import held_out
 from analysis.evidence.effects import correct_or_chance
 from analysis.evidence.next_commands import complete_plan, extend, longer_search, more_seeds
+from analysis.evidence.trials import objective_gain
 from analysis.results import Results
 from analysis.selection import curves
 from analysis.selection.equal_budgets import (
@@ -36,7 +37,6 @@ from analysis.selection.halving import METHODS as HALVING_METHODS
 from analysis.selection.halving import halving_caveat, halving_table
 from analysis.statistics.clustered_means import ClusteredMean, mean_over_strata
 from analysis.wording import join_words, p_value, points, points_estimate, upper_first
-from study.plan.cell_results import selection_score
 from study.scoring import METRICS
 
 QUESTION = "Which model is better when each is tuned?"
@@ -119,11 +119,10 @@ def _methods(results: Results, budgets: EqualBudgets) -> list[str]:
 
 def _compare(results: Results, first: Sequence[Candidate], second: Sequence[Candidate]) -> ClusteredMean | None:
     """First - second on test, each as the other seeds select it; None where too few seeds are shared."""
-    metric = METRICS[results.search.objective]
     chosen = [
         held_out(
             [candidate.cells for candidate in candidates],
-            lambda cells: metric.signed(selection_score(cells, metric.name)),
+            lambda cells: objective_gain(results, cells),
         )
         for candidates in (first, second)
     ]

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from analysis.evidence.comparison import seed_scores
 from analysis.evidence.condition_scores import ConditionScores
 from analysis.evidence.effects import correct_or_chance
+from analysis.evidence.trials import objective_gain
 from analysis.results import Results
 from analysis.statistics.clustered_means import ClusteredMean, mean_over_strata
 from analysis.statistics.estimate import FloatArray
-from study.plan.cell_results import selection_score
-from study.scoring import METRICS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,5 +77,4 @@ def cross_fit(results: Results, settings: Sequence[ConditionScores], choose: Cho
 def _gain_without(results: Results, condition: ConditionScores, seed: int) -> float:
     """What a user would select the condition by without one seed, as a number of which more is better."""
     others = [result for other, result in condition.by_seed.items() if other != seed]
-    objective = results.search.objective
-    return METRICS[objective].signed(selection_score(others, objective)) if others else -math.inf
+    return objective_gain(results, others) if others else -math.inf

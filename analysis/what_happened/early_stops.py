@@ -108,10 +108,7 @@ def _change(results: Results, run: TrajectoryResult, before: int, after: int) ->
         return None
     if first is second:
         return np.zeros(len(first.label))
-    correct: list[FloatArray] = [
-        (each.logits.argmax(axis=1) == each.label).astype(np.float64) for each in (first, second)
-    ]
-    return correct[1] - correct[0]
+    return second.correct.astype(np.float64) - first.correct
 
 
 def _mean_change(stopped: Sequence[StoppedRun]) -> ClusteredMean:
