@@ -155,7 +155,7 @@ def _numbered(plan: Plan, keys: Sequence[str]) -> list[int]:
 
 
 def _rates(base: float, *others: float | None) -> str:
-    """A failure rate and those that are told from it."""
+    """A failure rate and those that can be distinguished from it."""
     found = [f"{_percent(rate)}" if rate is not None else "none" for rate in others]
     if all(rate is None for rate in others):
         return f"not {_percent(base)} v 100 %" if base <= 0.5 else f"not {_percent(base)} v 0 %"

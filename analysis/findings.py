@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
 from typing import Protocol, cast
 
 import numpy as np
 
-from analysis.answer import Answer, Claim, sentences
+from analysis.answer import NOT_ASKED, Answer, Claim, sentences
 from analysis.evidence.comparison import ended_runs
 from analysis.evidence.conditions import schedule_keys
 from analysis.evidence.failures import failures_by_chance
+from analysis.evidence.next_runs import NextRun, next_runs
 from analysis.evidence.trials import pruned_caveat
 from analysis.overview import Overview, overview
 from analysis.results import Results
@@ -62,13 +64,23 @@ class Question(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """What a report contains: the results, the opening tables, and the answers by the names of their questions."""
 
     results: Results
     overview: Overview
     answers: Mapping[str, Answer]
+
+    @property
+    def asked(self) -> dict[str, Answer]:
+        """The answers to the questions that the study's design asks."""
+        return {name: answer for name, answer in self.answers.items() if answer.verdict != NOT_ASKED}
+
+    @cached_property
+    def next_runs(self) -> list[NextRun]:
+        """What to run next for the questions that the study asks; planned once for all forms of the report."""
+        return next_runs(self.results, self.asked.values())
 
 
 def load_question(name: str) -> Question:

@@ -29,7 +29,7 @@ Condition = tuple[object, ...]
 def read_pilot(path: Path) -> tuple[Assumptions, str]:
     """What the study in the folder ``path`` leads to assume, and in words what that rests on.
 
-    What it cannot tell is assumed as without a pilot, and the words say so. Raises StudyError where there is no study,
+    What it does not show is assumed as without a pilot, and the words say so. Raises StudyError where it is no study,
     or none of its runs has ended.
     """
     try:

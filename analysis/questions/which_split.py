@@ -42,7 +42,7 @@ COUNTS_PRUNED_RUNS = False
 DEPENDS = "depends on the condition"
 ALPHA = 0.05
 MOST_ROWS = 60
-# What is assumed of seeds where a study has one, and the most seeds that a reader is told of.
+# What is assumed of seeds where a study has one, and the largest number of seeds that is proposed.
 ASSUMED = Assumptions()
 MOST_SEEDS = 50
 # How far apart the levels of validation and test have to be to be mentioned: a p-value.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from analysis.answer import UNDETERMINED, Answer, Command
-from analysis.evidence.next_runs import NextRun, next_runs
+from analysis.evidence.next_runs import NextRun
 from analysis.findings import Report
 from analysis.rendering.markup import evidence_sentence, markdown_table, markdown_text
 from analysis.rendering.sections import (
@@ -43,7 +43,7 @@ def markdown(report: Report) -> str:
         lines.append(f"{number}. {question} **{verdict}.** {sentence}")
     if not_asked:
         lines += ["", markdown_text(not_asked_line(not_asked))]
-    runs = next_runs(results, asked.values())
+    runs = report.next_runs
     for answer in asked.values():
         lines += ["", *_section(answer, proposed=bool(runs))]
     lines += ["", *_next_runs(runs), *_not_asked(not_asked), *_state(report)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from analysis.answer import UNDETERMINED, Answer, Command, Figure, Table
-from analysis.evidence.next_runs import NextRun, next_runs
+from analysis.evidence.next_runs import NextRun
 from analysis.findings import Report
 from analysis.overview import Overview
 from analysis.rendering.markup import evidence_sentence, html_table, html_text
@@ -33,7 +33,7 @@ def page(report: Report, figures: Mapping[str, RenderedFigure]) -> str:
     """The whole page; ``figures`` has each rendered figure by its name."""
     results, opening = report.results, report.overview
     asked, not_asked = by_asked(report)
-    runs = next_runs(results, asked.values())
+    runs = report.next_runs
     sections = [_section(name, answer, figures, proposed=bool(runs)) for name, answer in asked.items()]
     style = resources.files("analysis.rendering").joinpath("page.css").read_text()
     return "\n".join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from analysis.answer import NOT_ASKED, Answer
+from analysis.answer import Answer
 from analysis.evidence.next_runs import NextRun, Work
 from analysis.findings import Report
 from analysis.wording import count, duration, join_words, upper_first
@@ -12,7 +12,7 @@ from analysis.wording import count, duration, join_words, upper_first
 
 def by_asked(report: Report) -> tuple[dict[str, Answer], dict[str, Answer]]:
     """The answers to the questions that the study's design asks, and those to the others, by name."""
-    asked = {name: answer for name, answer in report.answers.items() if answer.verdict != NOT_ASKED}
+    asked = report.asked
     return asked, {name: answer for name, answer in report.answers.items() if name not in asked}
 
 

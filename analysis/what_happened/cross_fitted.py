@@ -1,4 +1,4 @@
-"""Scores of settings that other seeds choose, so that what chooses does not also estimate."""
+"""Scores of settings that other seeds select, so that what selects does not also estimate."""
 
 from __future__ import annotations
 

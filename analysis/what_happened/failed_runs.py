@@ -12,7 +12,7 @@ from analysis.wording import agree, count, join_words
 
 # Groups of failed runs that are named: more are counted.
 MOST_NAMED = 4
-# How a failure is told, and the other findings that are no smooth course of training.
+# Failures in words, and the other findings of runs that did not train smoothly.
 FAILED: Mapping[Finding, str] = {
     "collapsed": "collapsed",
     "never learned": "never learned",

@@ -54,7 +54,7 @@ class Collapse(Section):
 
 
 class Overfit(Section):
-    """A rise of validation loss while training loss goes on to fall."""
+    """A rise of validation loss while training loss continues to fall."""
 
     chance: Probability = 1.0
     """How probable it is for a run."""

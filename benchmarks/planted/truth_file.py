@@ -101,7 +101,7 @@ class _Reader:
         return None
 
     def _inline_space(self, path: Path, settings: Sequence[str]) -> Space:
-        """The space in a temporary file, whose errors are told without that file's name."""
+        """The space in a temporary file, whose errors are reported without that file's name."""
         try:
             return reader.read(path, set=settings)
         except SpaceError as error:
