@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean
+from dataclasses import replace
 
 import numpy as np
 
 from analysis.answer import NOT_ASKED, UNDETERMINED, Answer, Claim, Table, Value, sentences
 from analysis.evidence.axis_effects import AxisEffect, axes_of, axis_effects
 from analysis.evidence.comparison import ended_runs, most_seeds, seed_scores
-from analysis.evidence.conditions import describe, settings_key
+from analysis.evidence.condition_scores import ConditionScores, ranked_conditions
+from analysis.evidence.conditions import describe
 from analysis.evidence.cross_fitting import METHOD as CROSS_FITTING
-from analysis.evidence.cross_fitting import held_out
 from analysis.evidence.effects import METHODS as EFFECT_METHODS
-from analysis.evidence.effects import correct_or_chance
 from analysis.evidence.next_commands import complete_plan, more_seeds
-from analysis.evidence.trials import objective_gain
+from analysis.evidence.selected_conditions import accuracy_difference, cross_fit, trained_apart
 from analysis.results import Results
 from analysis.selection.importance import importance
 from analysis.statistics.clustered_means import mean_over_strata
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.multiplicity import holm
-from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import join_words, p_value, points_estimate, share_estimate
-from study.plan.cell_results import CellResult
 
 QUESTION = "Which settings matter, and which combination is best?"
 COUNTS_PRUNED_RUNS = False
@@ -44,15 +40,6 @@ METHODS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankedCondition:
-    """A condition's runs by seed, and what validation says of it, more being better."""
-
-    name: str
-    cells: dict[int, CellResult]
-    gain: float
-
-
 def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Test every axis, and rank the combinations by validation. ``rng`` is not needed."""
     del rng
@@ -61,11 +48,11 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     ended = ended_runs(results)
     results.predictions.preload([run.owner for run in ended], ["test"])
     axes = [] if results.searching else axis_effects(results, ended)
-    ranked = _rank(results, ended)
+    ranked = trained_apart(ranked_conditions(results))
     importances = importance(results)
     seeds = most_seeds(ended)
     expected = _expected(results, ranked)
-    best = _best_sentence(ranked, expected)
+    best = _best_sentence(results, ranked, expected)
     return Answer(
         question=QUESTION,
         verdict=UNDETERMINED,
@@ -80,22 +67,6 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         caveats=[] if ranked else ["No run has ended with a checkpoint."],
         next_commands=[*complete_plan(results), more_seeds(results, "narrows the intervals of all effects")],
     )
-
-
-def _rank(results: Results, ended: Sequence[TrajectoryResult]) -> list[RankedCondition]:
-    """The conditions of the ended runs, the best on validation first."""
-    by_condition: dict[object, list[TrajectoryResult]] = {}
-    for run in ended:
-        by_condition.setdefault(settings_key(run.settings, ["seed"]), []).append(run)
-    ranked = [
-        RankedCondition(
-            name=describe(runs[0].settings, results.condition_keys),
-            cells={run.settings.seed: run.owner for run in runs},
-            gain=objective_gain(results, [run.owner for run in runs]),
-        )
-        for runs in by_condition.values()
-    ]
-    return sorted(ranked, key=lambda condition: -condition.gain)
 
 
 def _undetermined(results: Results, axes: Sequence[AxisEffect], seeds: int) -> str:
@@ -138,21 +109,19 @@ def _joint_claim(matter: Sequence[tuple[AxisEffect, float]], settings: int, best
     )
 
 
-def _best_sentence(ranked: Sequence[RankedCondition], expected: Estimate | None) -> str:
+def _best_sentence(results: Results, ranked: Sequence[ConditionScores], expected: Estimate | None) -> str:
     if not ranked:
         return ""
-    best = f"Validation selects {ranked[0].name}"
+    best = f"Validation selects {describe(ranked[0].settings, results.condition_keys)}"
     if expected is None:
         return f"{best}."
     return f"{best}; what it selects on other seeds scores {share_estimate(expected)} on test."
 
 
-def _expected(results: Results, ranked: Sequence[RankedCondition]) -> Estimate | None:
+def _expected(results: Results, ranked: Sequence[ConditionScores]) -> Estimate | None:
     """The test accuracy of what validation selects, on seeds that had no part in the selection."""
-    selected = held_out([condition.cells for condition in ranked], lambda cells: objective_gain(results, cells))
-    scores = {seed: array for seed, cell in selected.items() if (array := correct_or_chance(results, cell)) is not None}
-    by_seed = seed_scores(scores)
-    return mean_over_strata([by_seed]).estimate().clipped(0, 1) if by_seed is not None else None
+    fitted = cross_fit(results, ranked, lambda order: (order[0], None))
+    return fitted.mean.estimate().clipped(0, 1) if fitted is not None else None
 
 
 def _axis_tables(axes: Sequence[AxisEffect]) -> list[Table]:
@@ -181,28 +150,20 @@ def _axis_tables(axes: Sequence[AxisEffect]) -> list[Table]:
     ]
 
 
-def _ranking(results: Results, ranked: Sequence[RankedCondition]) -> Table:
+def _ranking(results: Results, ranked: Sequence[ConditionScores]) -> Table:
     rows: list[tuple[Value, ...]] = []
-    scores_of = [
-        {s: a for s, c in condition.cells.items() if (a := correct_or_chance(results, c)) is not None}
-        for condition in ranked
-    ]
-    best = scores_of[0]
-    for rank, (condition, tests) in enumerate(zip(ranked, scores_of, strict=True), start=1):
-        validation = [c.chosen.validation["accuracy"] for c in condition.cells.values() if c.chosen]
-        scores = seed_scores(tests)
-        behind = None
-        if rank > 1 and scores is not None:
-            paired = seed_scores({seed: tests[seed] - best[seed] for seed in tests if seed in best})
-            behind = mean_over_strata([paired]).estimate() if paired is not None else None
+    best = ranked[0]
+    for rank, condition in enumerate(ranked, start=1):
+        paired = {seed: accuracy_difference(results, condition, best, seed) for seed in condition.by_seed}
+        behind = seed_scores({seed: difference for seed, difference in paired.items() if difference is not None})
         rows.append(
             (
                 rank,
-                condition.name,
-                len(condition.cells),
-                fmean(validation) if validation else None,
-                mean_over_strata([scores]).estimate().clipped(0, 1) if scores is not None else None,
-                behind,
+                describe(condition.settings, results.condition_keys),
+                condition.complete,
+                condition.validation,
+                condition.accuracy,
+                mean_over_strata([behind]).estimate() if behind is not None and condition is not best else None,
             )
         )
     return Table(

@@ -8,9 +8,9 @@ from analysis.evidence.comparison import seed_scores
 from analysis.evidence.condition_scores import ConditionScores
 from analysis.evidence.effects import correct_or_chance
 from analysis.evidence.names import cell_naming, name_or_model
+from analysis.evidence.selected_conditions import cross_fit, trained_apart
 from analysis.results import Results
 from analysis.statistics.clustered_means import mean_over_strata
-from analysis.what_happened.cross_fitted import cross_fit, trained_apart
 from analysis.wording import count, percent, share_estimate
 
 

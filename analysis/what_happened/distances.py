@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from analysis.evidence.comparison import seed_scores
 from analysis.evidence.condition_scores import ConditionScores
 from analysis.evidence.names import cell_naming, name_or_model
+from analysis.evidence.selected_conditions import Choose, CrossFitted, accuracy_difference, cross_fit, trained_apart
 from analysis.results import Results
 from analysis.statistics.clustered_means import ClusteredMean, mean_over_strata
-from analysis.what_happened.cross_fitted import Choose, CrossFitted, accuracy_difference, cross_fit, trained_apart
 from analysis.wording import count, join_words, number, points, upper_first
 from study.settings import Settings
 

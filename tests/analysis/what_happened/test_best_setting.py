@@ -9,9 +9,9 @@ from synthetic_spaces import SMALL, near, results_of
 from synthetic_study import Story, StoryOf, collapsing, healthy
 
 from analysis.evidence.condition_scores import ranked_conditions
+from analysis.evidence.selected_conditions import cross_fit, trained_apart
 from analysis.results import Results
 from analysis.what_happened.best_setting import best_setting
-from analysis.what_happened.cross_fitted import cross_fit, trained_apart
 from analysis.what_happened.distances import distances
 from study.settings import Settings
 
