@@ -39,11 +39,12 @@ ALPHA = 0.05
 FAILURES_SHARE = 0.6
 
 METHOD = (
-    "The claims of a report hold together: the probability that any of them is false is at most 5 %. "
-    f"Claims about failures have {FAILURES_SHARE:.0%} of that level where some runs failed, all others the rest; "
-    "within the latter, Holm's (1979) correction applies, and the former need failures that are not spread by chance "
-    "over models and schedules (closed testing, Marcus, Peritz & Gabriel 1976). What is not claimed in a verdict is "
-    "exploratory: tables of single conditions, pairs and seeds are not corrected."
+    "The verdicts hold together: the probability that any claim of an effect is false is held to 5 %. Where some runs "
+    f"failed, claims about how often runs fail share {5 * FAILURES_SHARE:g} % of that, and all other claims "
+    f"{5 * (1 - FAILURES_SHARE):g} %; where none failed, the others have all of it. Claims about failures hold only "
+    "if failures depend on model and schedule at all (a closed test, Marcus, Peritz & Gabriel 1976); the others are "
+    "corrected by Holm's (1979) method. What happened to a single run is a fact and not corrected. Tables of single "
+    "conditions, pairs and seeds are exploratory: their p-values and intervals stand for each row alone."
 )
 # The same resampling in every report, so that a second report of a study has the same intervals.
 SEED = 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from analysis.answer import Table, Value, sentences
 from analysis.evidence.condition_scores import ConditionScores, ranked_conditions
+from analysis.evidence.effects import examples_of
 from analysis.evidence.names import Naming, cell_naming
 from analysis.evidence.trials import describe_selection, pruned_table, search_warnings, searches_table, trials_by_group
 from analysis.results import Census, Results
@@ -93,8 +94,16 @@ def _origin(results: Results) -> str:
         count(len(results.runs), "trajectory", "trajectories"),
     ]
     if data:
-        parts.append(f"data {_data_name(results)}, {data.get('examples')} examples, {data.get('max_length')} tokens")
+        parts.append(f"data {_data_name(results)}, {data.get('examples'):,} examples{_split_sizes(results)}")
+        parts.append(f"{data.get('max_length')} tokens")
     return " · ".join(parts)
+
+
+def _split_sizes(results: Results) -> str:
+    """How many examples validation and test have, where there are predictions."""
+    sizes = {split: examples_of(results, split) for split in ("validation", "test")}
+    parts = [f"{size:,} for {split}" for split, size in sizes.items() if size]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _data_name(results: Results) -> str:
@@ -129,9 +138,8 @@ def _tables(results: Results, ranked: Sequence[ConditionScores]) -> tuple[Table,
     note = (
         "Best first by mean validation accuracy over seeds, which selects and so looks better than it is. Test scores "
         "are those of the checkpoints that validation selected, over all complete seeds, failed runs included; their "
-        "95 % intervals are for new seeds and new test examples, and a single seed has none. Ended collapsed: at "
-        "chance or with a non-finite loss at the end, whatever was learned before. At chance: of the selected "
-        "checkpoints."
+        "95 % intervals are for new seeds and new test examples, and a single seed has none. Failed: runs that "
+        "ended collapsed, never learned, or ended with a non-finite loss. At chance: of the selected checkpoints."
     )
     if results.searching:
         note = note.replace("validation accuracy", f"validation {results.search.objective}", 1)
@@ -183,7 +191,7 @@ def _table(
     references = [_reference(results, condition.settings) if published else None for condition in conditions]
     settings = [key for key in naming.keys if key not in ("model", "seed")]
     columns = ["model", *(["setting"] if settings else [])]
-    columns += ["validation accuracy", "test accuracy", "test loss", "seeds", "ended collapsed", "at chance"]
+    columns += ["validation accuracy", "test accuracy", "test loss", "seeds", "failed", "at chance"]
     formats = ["t", *("t" for _ in settings[:1]), "%", "%", ".3", "t", "t", "t"]
     rows = []
     for condition, reference in zip(conditions, references, strict=True):

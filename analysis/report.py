@@ -34,6 +34,9 @@ def write_report(results: Results, out: Path) -> Path:
     figures = [figure for answer in report.answers.values() for figure in answer.figures]
     rendered = {figure.name: render(figure) for figure in figures}
     (out / "figures").mkdir(parents=True, exist_ok=True)
+    for stale in (out / "figures").glob("*.svg"):
+        if stale.stem not in rendered:
+            stale.unlink()
     for name, figure in rendered.items():
         write_bytes(out / "figures" / f"{name}.svg", for_paper(figure.whole).encode())
     write_bytes(out / "report.md", markdown(report).encode())

@@ -140,11 +140,12 @@ def correct_or_chance(results: Results, cell: CellResult, split: Split = "test")
         return None
     # No checkpoint had a finite score on validation, or the selected one has none on this split.
     ended_without = cell.state == "complete" and cell.stop_reason == "non-finite"
-    examples = _examples(results, split)
+    examples = examples_of(results, split)
     return np.full(examples, results.chance.accuracy) if examples and ended_without else None
 
 
-def _examples(results: Results, split: Split) -> int:
+def examples_of(results: Results, split: Split) -> int:
+    """How many examples a split has; 0 where no run has predictions on it."""
     for cell in results.cells:
         predictions = results.predictions.of_cell(cell, split)
         if predictions is not None:

@@ -23,6 +23,7 @@ from analysis.statistics.exact_tests import (
 from analysis.statistics.intervals import clopper_pearson
 from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import agree, count, p_value, points_estimate
+from study.settings import Settings
 
 ALPHA = 0.05
 MOST_ROWS = 60
@@ -38,7 +39,8 @@ METHODS = (
         "Failures are compared within conditions, all other settings equal, and never added up over conditions: an "
         "exact test asks how each condition's failures would be divided between the arms by chance (Zelen 1971). A "
         "seed number that is used in several conditions is one unit in each arm, not several: a seed that fails "
-        "everywhere counts once. Conditions in which every run failed, or none, show nothing about a difference."
+        "everywhere counts once. Both arms have the same seed numbers, which makes the test conservative: a seed that "
+        "moves both alike cannot make them differ. Conditions in which every run failed, or none, show nothing."
     ),
     (
         "Unstable runs, a second outcome, failed, declined by a large part of what they had learned, or did so and "
@@ -138,13 +140,25 @@ class FailureComparison:
         place = (
             "in the one condition"
             if total == 1
-            else f"in {len(informative)} of {total} conditions some runs failed: there"
+            else f"in {len(informative)} of {total} conditions{self._named(informative)} some runs failed: there"
         )
         seen = self.counts(informative)
         if len(informative) > 1 and self.difference is not None:
             rate = "failure rate" if self.outcome == "failed" else "rate of unstable runs"
             seen = f"the {rate} of {self.first} minus that of {self.second} is {points_estimate(self.difference)}"
         return f"{place} {seen}, {p_value(self.p_value)}"
+
+    def _named(self, conditions: Sequence[ConditionFailures]) -> str:
+        """The condition in brackets, after a space, where it is a single one."""
+        if len(conditions) > 1:
+            return ""
+        keys = [key for key in Settings.model_fields if key != "seed" and self._tells_conditions_apart(key)]
+        return f" ({describe(conditions[0].group.settings, keys)})" if keys else ""
+
+    def _tells_conditions_apart(self, key: str) -> bool:
+        groups = [condition.group for condition in self.conditions]
+        compared = any(len({getattr(arm.settings, key) for arm in group.arms.values()}) > 1 for group in groups)
+        return not compared and len({getattr(group.settings, key) for group in groups}) > 1
 
     @property
     def fewer(self) -> str:

@@ -84,6 +84,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     weights = example_weights(len(groups[0].scores[0].correct), rng, ECE_DRAWS)
     by_metric = _checkpoint_changes(results, usable)
     rise = _loss_rise_sentence(groups)
+    purpose = "narrows the interval of the gap" if effect.replicated else "gives the gap an interval over seeds"
     return Answer(
         question=QUESTION,
         verdict=UNDETERMINED,
@@ -97,7 +98,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
         figures=_figures(results, groups),
         methods=METHODS,
         caveats=_caveats(results, usable, groups, loss_changes=by_metric is not None and by_metric[1]),
-        next_commands=[more_seeds(results, "gives the gap an interval over seeds")],
+        next_commands=[more_seeds(results, purpose)],
     )
 
 
@@ -175,7 +176,7 @@ def _loss_rise_sentence(groups: Sequence[ConditionCalibration]) -> str:
         return ""
     rise = largest_loss_rise(groups)
     if rise is None or rise.p_value >= ALPHA:
-        return "No two conditions are shown to differ in accuracy and loss in the same direction."
+        return "In no pair of conditions are test accuracy and test loss shown to rise together."
     before, after = rise.low.loss_of_wrong or math.nan, rise.high.loss_of_wrong or math.nan
     place = (
         f"From {rise.low.name} to {rise.high.name}, test accuracy and test loss both rise ({p_value(rise.p_value)}, "

@@ -137,12 +137,17 @@ def _runs(results: Results, diagnoses: Sequence[Diagnosis], total: int) -> str:
         these = [diagnosis for diagnosis in group if diagnosis in diagnoses]
         if these:
             rate = clopper_pearson(len(these), len(group))
-            span = f"{percent(rate.low, 0)} to {percent(rate.high, 0)} of its seeds"
+            span = f"{_whole_percent(rate.low)} to {_whole_percent(rate.high)} of its seeds"
             places.append(f"{name}: {len(these)} of {len(group)}, so {span}")
     shown = "; ".join(places[:MOST_NAMED]) + (
         f"; {len(places) - MOST_NAMED} more conditions" if len(places) > MOST_NAMED else ""
     )
     return f"{len(diagnoses)} of {count(total, 'ended run')} ({shown})"
+
+
+def _whole_percent(share: float) -> str:
+    """A share as a whole percentage, but for one that would be rounded to none or all."""
+    return percent(share, 0 if 0.005 <= share < 0.995 or share in (0, 1) else 1)
 
 
 def _how(results: Results, collapsed: Sequence[Diagnosis]) -> str:

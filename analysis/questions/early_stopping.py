@@ -180,9 +180,9 @@ def _cross_fitted(results: Results, replays: Sequence[dict[EarlyStopping, Replay
 
 def _evidence(cost: RuleCost, effect: Effect) -> str:
     return (
-        f"{rule_name(cost.rule)} would have saved {percent(cost.saved, 0)} of the epochs and cost "
-        f"{points_estimate(effect.mean.estimate())} of test accuracy, over {count(cost.runs, 'run')} with "
-        f"{count(effect.mean.seeds, 'seed')} per condition"
+        f"{rule_name(cost.rule)} would have stopped {cost.stopped:,} of {count(cost.runs, 'run')}, saved "
+        f"{percent(cost.saved, 0)} of the epochs and cost {points_estimate(effect.mean.estimate())} of test accuracy, "
+        f"with {count(effect.mean.seeds, 'seed')} per condition"
     )
 
 
@@ -284,7 +284,7 @@ def _caveats(results: Results, runs: Sequence[TrajectoryResult]) -> list[str]:
     if any(run.settings.lr_schedule != "constant" for run in runs):
         caveats.append("Some runs have a decaying rate: a rule that stops them early stops them at a high rate.")
     if max(len(run.epochs) for run in runs) < 4:
-        caveats.append("Trajectories this short leave little to save: of three epochs, a rule saves at most two.")
+        caveats.append("Trajectories this short leave little to save: of three epochs, a rule saves at most one.")
     failed = sum(results.diagnoses[run.trajectory.id].failed for run in runs)
     if failed:
         caveats.append(

@@ -14,14 +14,15 @@ from analysis.evidence.condition_scores import ConditionScores, ranked_condition
 from analysis.evidence.conditions import describe
 from analysis.evidence.cross_fitting import METHOD as CROSS_FITTING
 from analysis.evidence.effects import METHODS as EFFECT_METHODS
+from analysis.evidence.effects import Effect
 from analysis.evidence.next_commands import complete_plan, more_seeds
 from analysis.evidence.selected_conditions import accuracy_difference, cross_fit, trained_apart
 from analysis.results import Results
 from analysis.selection.importance import importance
-from analysis.statistics.clustered_means import mean_over_strata
+from analysis.statistics.clustered_means import heterogeneity, mean_over_strata
 from analysis.statistics.estimate import Estimate
 from analysis.statistics.multiplicity import holm
-from analysis.wording import join_words, p_value, points_estimate, share_estimate
+from analysis.wording import join_words, number, p_value, points_estimate, share_estimate
 
 QUESTION = "Which settings matter, and which combination is best?"
 COUNTS_PRUNED_RUNS = False
@@ -94,7 +95,7 @@ def _joint_claim(matter: Sequence[tuple[AxisEffect, float]], settings: int, best
     """That these of the ``settings`` matter, the clearest first, each with its p-value."""
     parts = [
         f"{axis.name} ({axis.best} scores {points_estimate(axis.by_value[axis.best].mean.estimate())} against "
-        f"{'the other' if len(axis.by_value) == 2 else 'the mean of the others'})"
+        f"{'the other' if len(axis.by_value) == 2 else 'the mean of the others'}{_range(axis.by_value[axis.best])})"
         for axis, _ in matter
     ]
     differs = [axis.name for axis, _ in matter if axis.p_interaction < ALPHA / settings]
@@ -107,6 +108,15 @@ def _joint_claim(matter: Sequence[tuple[AxisEffect, float]], settings: int, best
         verdict=join_words([axis.name for axis, _ in matter]),
         sentence=sentences(sentence, best),
     )
+
+
+def _range(effect: Effect) -> str:
+    """The smallest and the largest effect of a condition, where there are several."""
+    values = [mean.value for mean in effect.by_condition]
+    if len(values) < 2:
+        return ""
+    lowest, highest = (number(100 * value, "+.1f") for value in (min(values), max(values)))
+    return f", by condition {lowest} to {highest} points"
 
 
 def _best_sentence(results: Results, ranked: Sequence[ConditionScores], expected: Estimate | None) -> str:
@@ -130,7 +140,7 @@ def _axis_tables(axes: Sequence[AxisEffect]) -> list[Table]:
     rows: list[tuple[Value, ...]] = []
     for axis, p in zip(axes, holm([axis.p_value for axis in axes]), strict=True):
         for value, effect in axis.by_value.items():
-            rows.append((axis.name, value, effect.pairs, effect.mean.estimate(), p, effect.p_heterogeneity))
+            rows.append((axis.name, value, effect.pairs, effect.mean.estimate(), p, heterogeneity(effect.strata)))
     return [
         Table(
             title="Each setting against its other values, everything else equal",
@@ -145,7 +155,8 @@ def _axis_tables(axes: Sequence[AxisEffect]) -> list[Table]:
             formats=("t", "t", "n", "+%", "p", "p"),
             rows=rows,
             most_rows=MOST_ROWS,
-            note="p of a setting is corrected for its values and for the number of settings.",
+            note="p of a setting is corrected for its values and for the number of settings; that of conditions is not "
+            "corrected, and is held to a fifth of the level.",
         )
     ]
 

@@ -57,7 +57,7 @@ def _state(report: Report) -> list[str]:
         "## State of the study",
         "",
         (
-            f"Cells: {census.planned:,} planned, {census.complete:,} complete, {census.failed:,} failed, "
+            f"Cells: {census.planned:,} planned, {census.complete:,} complete, {census.failed:,} ended by an error, "
             f"{census.running:,} unfinished, {census.missing:,} missing"
             f"{f', {census.pruned:,} of the complete pruned' if census.pruned else ''}."
         ),

@@ -72,7 +72,7 @@ def format_value(value: Value, form: str) -> str:
 
 def evidence_sentence(answer: Answer) -> str:
     """The estimate that the verdict rests on, and its number of seeds, in one sentence."""
-    seeds = f"at most {count(answer.seeds, 'seed')} per condition" if answer.seeds else "no seeds were compared"
+    seeds = f"up to {count(answer.seeds, 'seed')} per condition" if answer.seeds else "no seeds were compared"
     if answer.estimate is None or not math.isfinite(answer.estimate.value):
         return f"{upper_first(seeds)}."
     if answer.unit == "share":

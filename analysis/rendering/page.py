@@ -78,7 +78,7 @@ def _census(report: Report) -> str:
     tiles = [
         ("planned", census.planned),
         ("complete", census.complete),
-        ("failed", census.failed),
+        ("ended by an error", census.failed),
         ("unfinished", census.running),
         ("missing", census.missing),
         *([("pruned", census.pruned)] if census.pruned else []),

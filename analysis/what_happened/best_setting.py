@@ -29,7 +29,7 @@ def best_setting(results: Results, ranked: Sequence[ConditionScores]) -> str:
     )
     if best.collapsed:
         runs = count(best.complete, "run")
-        sentence += f" {best.collapsed:,} of its {runs} ended collapsed; scored is the checkpoint from before."
+        sentence += f" {best.collapsed:,} of its {runs} failed; scored is the checkpoint that validation selected."
     fitted = cross_fit(results, settings, lambda order: (order[0], None)) if len(settings) > 1 else None
     if fitted is None or fitted.stable:
         return sentence

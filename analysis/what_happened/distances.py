@@ -44,13 +44,13 @@ def distances(results: Results, ranked: Sequence[ConditionScores]) -> str:
     if len(settings) < 2:
         return ""
     best, second = settings[:2]
-    found = [_distance(results, settings, second, "the next best", lambda order: (order[0], order[1]))]
+    found = [_distance(results, settings, second, "the next best on validation", lambda order: (order[0], order[1]))]
     default, relation = find_default(results, ranked)
     remark = ""
     if default is not None and default.trajectories == best.trajectories:
         remark = f"The best setting is {relation}."
     elif default is not None and default.trajectories == second.trajectories:
-        remark = f"The next best is {relation}."
+        remark = f"The next best on validation is {relation}."
     elif default is not None and default.scored:
         found.append(_distance(results, settings, default, relation, _against(default)))
     elif default is not None:
@@ -124,7 +124,7 @@ def _sentences(found: Sequence[Distance]) -> str:
             if distance.fitted is not None
         ]
         sentences.append(
-            "Which setting is best depends on the seeds. Chosen without the seed that is scored, the best differs "
+            "Other seeds choose other settings. With each seed scored by what the other seeds choose, the best differs "
             f"{join_words(clauses)}."
         )
     return " ".join(sentences)
