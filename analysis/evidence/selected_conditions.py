@@ -54,8 +54,10 @@ def accuracy_difference(
 def cross_fit(results: Results, settings: Sequence[ConditionScores], choose: Choose) -> CrossFitted | None:
     """What ``choose`` compares, chosen by all seeds but one and scored on that one, for each seed in turn.
 
-    None where fewer than two seeds can be left out.
+    None without settings, and where fewer than two seeds can be left out.
     """
+    if not settings:
+        return None
     whole = choose(settings)
     by_seed: dict[int, FloatArray] = {}
     stable = True

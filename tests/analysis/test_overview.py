@@ -62,7 +62,7 @@ def test_settings_are_ranked_by_validation_with_accuracy_before_loss(tmp_path: P
     opening = overview(results_of(tmp_path, story))
     assert opening.main.columns == [
         *("model", "setting", "validation accuracy", "test accuracy", "test loss", "seeds"),
-        *("ended collapsed", "at chance"),
+        *("failed", "at chance"),
     ]
     assert [row[:2] for row in opening.main.rows] == [
         ("tiny-roberta", "lr 0.001"),
@@ -123,7 +123,7 @@ def test_a_cell_that_stops_before_its_trajectory_collapses_has_not_collapsed(tmp
         return Story(accuracy=[0.9, 0.9, 0.9, None], train_loss=[0.4, 0.3, 0.2, 0.694], scale=scales)
 
     main = overview(results_of(tmp_path, story, text)).main
-    by_setting = dict(zip(column(main, "setting"), column(main, "ended collapsed"), strict=True))
+    by_setting = dict(zip(column(main, "setting"), column(main, "failed"), strict=True))
     assert by_setting == {"no early stopping": "4 of 4", "patience 1 on loss": "0 of 4"}
 
 
@@ -136,7 +136,7 @@ def test_a_run_without_a_score_counts_as_the_worst_in_the_order(tmp_path: Path) 
 
     main = overview(results_of(tmp_path, story, ONE_RATE)).main
     assert column(main, "model") == ["tiny-roberta", "tiny-bert"]
-    assert column(main, "ended collapsed") == ["0 of 4", "3 of 4"]
+    assert column(main, "failed") == ["0 of 4", "3 of 4"]
 
 
 def test_an_interval_that_says_nothing_is_left_out(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def test_the_one_setting_that_matters_is_named(tmp_path: Path) -> None:
     answer = settled_answer(QUESTION, results_of(tmp_path, by_rate, AXES))
     assert answer.verdict == "learning rate"
     assert "Of 3 settings, learning rate (lr 0.001 scores +" in answer.sentence
-    assert "against the mean of the others) matters" in answer.sentence
+    assert "against the mean of the others, by condition +" in answer.sentence
+    assert " points) matters" in answer.sentence
     rows = table_of(answer, EFFECTS).rows
     assert [row[0] for row in rows] == ["learning rate"] * 3 + ["dropout"] * 2 + ["weight decay"] * 2
     effect = rows[2][3]

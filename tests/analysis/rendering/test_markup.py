@@ -67,9 +67,9 @@ def test_rows_that_are_not_shown_are_counted_in_both_formats() -> None:
 @pytest.mark.parametrize(
     ("unit", "written"),
     [
-        ("share", "The rate: 50.0 % (95% interval 40.0 to 60.0 %); at most 3 seeds per condition."),
-        ("points", "The rate: +50.0 points (95% interval +40.0 to +60.0); at most 3 seeds per condition."),
-        ("number", "The rate: 0.50 (95% interval 0.40 to 0.60); at most 3 seeds per condition."),
+        ("share", "The rate: 50.0 % (95% interval 40.0 to 60.0 %); up to 3 seeds per condition."),
+        ("points", "The rate: +50.0 points (95% interval +40.0 to +60.0); up to 3 seeds per condition."),
+        ("number", "The rate: 0.50 (95% interval 0.40 to 0.60); up to 3 seeds per condition."),
     ],
 )
 def test_the_unit_of_an_answer_says_how_its_estimate_is_written(unit: Unit, written: str) -> None:
@@ -83,5 +83,5 @@ def test_the_unit_of_an_answer_says_how_its_estimate_is_written(unit: Unit, writ
 def test_without_an_estimate_the_evidence_is_the_number_of_seeds() -> None:
     assert evidence_sentence(Answer(question="?", verdict="yes", sentence="")) == "No seeds were compared."
     assert (
-        evidence_sentence(Answer(question="?", verdict="yes", sentence="", seeds=1)) == "At most 1 seed per condition."
+        evidence_sentence(Answer(question="?", verdict="yes", sentence="", seeds=1)) == "Up to 1 seed per condition."
     )

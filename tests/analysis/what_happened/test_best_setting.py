@@ -41,8 +41,8 @@ def test_the_best_setting_has_its_test_score_with_interval_and_seeds(tmp_path: P
         best,
     )
     assert re.match(
-        r"Its test accuracy is \d+\.\d points above that of the next best, lr 0\.0005 "
-        r"\(95% interval \+\d+\.\d to \+\d+\.\d, 4 seeds\)\. The next best is the study's first setting\.$",
+        r"Its test accuracy is \d+\.\d points above that of the next best on validation, lr 0\.0005 "
+        r"\(95% interval \+\d+\.\d to \+\d+\.\d, 4 seeds\)\. The next best on validation is the study's first setting\.$",
         distance,
     )
 
@@ -84,7 +84,7 @@ def test_settings_that_only_stop_elsewhere_in_the_same_runs_are_not_compared(tmp
     )
     best, distance = told(results_of(tmp_path, by_rate(0.8, 0.9), text))
     assert best.startswith("lr 0.001, of 2 settings")
-    assert "the next best, lr 0.0005 (" in distance
+    assert "the next best on validation, lr 0.0005 (" in distance
     assert told(results_of(tmp_path, by_rate(0.8, 0.9), text.replace("[5.0e-4, 1.0e-3]", "[5.0e-4]")))[1] == ""
 
 
@@ -97,7 +97,7 @@ def test_runs_of_the_best_setting_that_ended_collapsed_are_counted(tmp_path: Pat
         )
 
     best, _ = told(results_of(tmp_path, story, RATES))
-    assert "1 of its 4 runs ended collapsed; scored is the checkpoint from before." in best
+    assert "1 of its 4 runs failed; scored is the checkpoint that validation selected." in best
 
 
 def test_what_the_seeds_choose_is_scored_on_other_seeds(tmp_path: Path) -> None:
@@ -131,10 +131,7 @@ def test_where_other_seeds_choose_another_setting_the_report_says_so(tmp_path: P
     best, distance = told(results_of(tmp_path, story, RATES))
     assert best.startswith("lr 0.001")
     assert "With other seeds another setting may be the best" in best
-    assert (
-        "Which setting is best depends on the seeds. Chosen without the seed that is scored, the best differs"
-        in distance
-    )
+    assert "With each seed scored by what the other seeds choose, the best differs" in distance
 
 
 def test_without_a_score_nothing_is_claimed(tmp_path: Path) -> None:
