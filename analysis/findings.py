@@ -120,8 +120,11 @@ def _adjusted(results: Results, claims: Mapping[str, Claim]) -> dict[str, float]
         keys = ["model", *schedule_keys(results.varying)]
         by_chance = failures_by_chance(results, ended_runs(results), keys)
         failures = {name: max(p, by_chance) for name, p in failures.items()}
+    some_failed = any(diagnosis.unstable for diagnosis in results.diagnoses.values())
     of_failures, of_scores = divided_level(
-        list(failures.values()), holm(list(scores.values())), first_share=FAILURES_SHARE
+        list(failures.values()),
+        holm(list(scores.values())),
+        first_share=FAILURES_SHARE if some_failed or failures else 0.0,
     )
     return dict(zip([*failures, *scores], [*of_failures, *of_scores], strict=True))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,9 @@ import numpy as np
 from analysis.results import Results
 from analysis.statistics.estimate import FloatArray
 from analysis.trajectory_results import TrajectoryResult
+from study.plan.labels import label
 from study.scoring import METRICS
+from study.settings import EarlyStopping
 from study.stopping import StoppingPolicy, decide
 
 # A rule may cost this much test accuracy.
@@ -18,67 +19,72 @@ ACCEPTED_LOSS = 0.005
 PATIENCE = (1, 2, 3)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoppingRule:
-    """Stop after ``patience`` evaluations in a row without an improvement of ``metric`` on validation."""
-
-    metric: str
-    patience: int
-
-    @property
-    def name(self) -> str:
-        """The rule in words."""
-        return f"patience {self.patience} on {self.metric}"
-
-
-RULES = tuple(StoppingRule(metric=metric, patience=patience) for metric in METRICS for patience in PATIENCE)
+RULES = tuple(EarlyStopping(metric=metric, patience=patience) for metric in METRICS for patience in PATIENCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """What a rule would have done to a run: the share of epochs saved, and the accuracy lost.
+    """What a rule would have done to a run: the epochs saved, and the accuracy lost.
 
     ``test_lost`` is by example, ``[examples]``; None where the predictions of a checkpoint are missing.
     """
 
     run: TrajectoryResult
-    rule: StoppingRule
-    saved: float
+    rule: EarlyStopping
+    epochs_saved: int
     validation_lost: float
     test_lost: FloatArray | None
 
-
-def replay_rules(results: Results, runs: Sequence[TrajectoryResult]) -> list[dict[StoppingRule, Replay]]:
-    """Every rule applied to every run that has a checkpoint to select."""
-    replays = []
-    for run in runs:
-        whole = decide([epoch.validation for epoch in run.epochs], _policy(run, None))
-        if whole.best_epoch:
-            replays.append({rule: _replay(results, run, rule, whole.best_epoch) for rule in RULES})
-    return replays
+    @property
+    def saved(self) -> float:
+        """The share of the run's epochs that is saved."""
+        return self.epochs_saved / len(self.run.epochs)
 
 
-def _policy(run: TrajectoryResult, rule: StoppingRule | None) -> StoppingPolicy:
-    return StoppingPolicy(
-        max_epochs=run.trajectory.epochs,
-        patience=rule.patience if rule else None,
-        metric=rule.metric if rule else "loss",
-        checkpoint_metric=run.settings.checkpoint_metric,
+def rule_name(rule: EarlyStopping) -> str:
+    """A rule in words, such as "patience 1 on loss"."""
+    return label("early_stopping", rule)
+
+
+def whole_runs(results: Results) -> list[TrajectoryResult]:
+    """The runs of two epochs or more that trained all of theirs, so that the end by any rule is within them.
+
+    Failed runs are among them, but for those without a checkpoint to select.
+    """
+    return [
+        run
+        for run in results.runs
+        if run.ended
+        and run.outcome is not None
+        and run.outcome.stop_reason not in ("stopped early", "cut")
+        and len(run.epochs) > 1
+        and run.owner.chosen is not None
+    ]
+
+
+def replay(results: Results, run: TrajectoryResult, rule: EarlyStopping) -> Replay:
+    """The rule applied to one of the :func:`whole_runs`, as the study itself would apply it."""
+    history = [epoch.validation for epoch in run.epochs]
+    selected_by = run.settings.checkpoint_metric
+    whole = decide(history, StoppingPolicy(checkpoint_metric=selected_by))
+    early = decide(
+        history,
+        StoppingPolicy(
+            max_epochs=run.trajectory.epochs,
+            patience=rule.patience,
+            min_delta=rule.min_delta,
+            metric=rule.metric,
+            checkpoint_metric=selected_by,
+        ),
     )
-
-
-def _replay(results: Results, run: TrajectoryResult, rule: StoppingRule, whole: int) -> Replay:
-    """The rule applied to a run whose selected checkpoint is that of epoch ``whole``."""
-    decision = decide([epoch.validation for epoch in run.epochs], _policy(run, rule))
-    stopped = decision.best_epoch or whole
-    accuracies = [run.epochs[epoch - 1].validation["accuracy"] for epoch in (whole, stopped)]
-    of_whole = _correct(results, run, whole)
-    of_rule = of_whole if stopped == whole else _correct(results, run, stopped)
+    selected = early.best_epoch or whole.best_epoch
+    of_whole = _correct(results, run, whole.best_epoch)
+    of_rule = of_whole if selected == whole.best_epoch else _correct(results, run, selected)
     return Replay(
         run=run,
         rule=rule,
-        saved=1 - decision.stop_epoch / len(run.epochs),
-        validation_lost=accuracies[0] - accuracies[1],
+        epochs_saved=len(run.epochs) - early.stop_epoch,
+        validation_lost=history[whole.best_epoch - 1]["accuracy"] - history[selected - 1]["accuracy"],
         test_lost=None if of_whole is None or of_rule is None else of_whole - of_rule,
     )
 

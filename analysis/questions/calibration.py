@@ -121,11 +121,11 @@ def _evidence(effect: Effect) -> str:
     gap = mean.estimate() if effect.replicated else mean.over_examples()
     evidence = f"mean confidence minus accuracy on test is {points_estimate(gap)}"
     if not effect.replicated:
-        evidence += " over the examples alone"
+        evidence += ", over the test examples alone"
     if len(effect.strata) > 1:
         over, under = _directions(effect)
         evidence += (
-            f" over {len(effect.strata)} conditions, of which {over} are over-confident and {under} under-confident"
+            f"; of {len(effect.strata)} conditions, {over} are shown to be over-confident and {under} under-confident"
         )
     return evidence
 

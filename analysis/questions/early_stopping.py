@@ -9,19 +9,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.answer import NOT_ASKED, UNDETERMINED, Answer, Claim, Command, Figure, Line, Panel, Table, Value
-from analysis.evidence.comparison import ended_runs, most_seeds, seed_scores
+from analysis.evidence.comparison import most_seeds, seed_scores, usable_runs
 from analysis.evidence.conditions import describe
 from analysis.evidence.cross_fitting import METHOD as CROSS_FITTING
 from analysis.evidence.cross_fitting import held_out
 from analysis.evidence.effects import METHODS as EFFECT_METHODS
 from analysis.evidence.effects import Effect, effect_of
 from analysis.evidence.next_commands import complete_plan, extend, more_seeds, without_pruning
-from analysis.evidence.stopping_rules import ACCEPTED_LOSS, RULES, Replay, StoppingRule, replay_rules
+from analysis.evidence.stopping_rules import ACCEPTED_LOSS, RULES, Replay, replay, rule_name, whole_runs
 from analysis.results import Results
 from analysis.statistics.intervals import clopper_pearson
 from analysis.trajectory_results import TrajectoryResult
 from analysis.wording import count, percent, points, points_estimate
 from study.scoring import METRICS
+from study.settings import EarlyStopping
 
 QUESTION = "When should training stop?"
 COUNTS_PRUNED_RUNS = False
@@ -65,7 +66,7 @@ class RuleCost:
     ``harmed`` of ``runs`` lost more than is accepted, and ``worst`` is the largest loss of a run.
     """
 
-    rule: StoppingRule
+    rule: EarlyStopping
     saved: float
     validation_lost: float
     lost: Effect | None
@@ -78,17 +79,26 @@ class RuleCost:
 def answer(results: Results, rng: np.random.Generator) -> Answer:
     """Apply every rule to every whole trajectory; the verdict names a rule. ``rng`` is not needed."""
     del rng
-    runs = [run for run in ended_runs(results) if _is_whole(run)]
+    runs = whole_runs(results)
     seeds = most_seeds(runs)
     if all(run.trajectory.epochs < 2 for run in results.runs):
         sentence = "Every trajectory has one epoch, after which there is nothing to stop."
         return Answer(question=QUESTION, verdict=NOT_ASKED, sentence=sentence)
-    replays = replay_rules(results, runs)
+    replays = [{rule: replay(results, run, rule) for rule in RULES} for run in runs]
     if not replays:
         return Answer(
             question=QUESTION,
             verdict=UNDETERMINED,
             sentence="No trajectory of two epochs or more ran to its planned end with a checkpoint to select.",
+            next_commands=_commands_for_whole_runs(results),
+        )
+    usable = usable_runs(results)
+    if not any(run in usable for run in runs):
+        return Answer(
+            question=QUESTION,
+            verdict=UNDETERMINED,
+            sentence=f"None of {count(len(runs), 'whole run')} is better than chance: no stop can lose anything.",
+            seeds=seeds,
             next_commands=_commands_for_whole_runs(results),
         )
     costs = {rule: _cost(results, [by_rule[rule] for by_rule in replays]) for rule in RULES}
@@ -112,13 +122,6 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     )
 
 
-def _is_whole(run: TrajectoryResult) -> bool:
-    """Whether it trained all planned epochs, so that the end by any rule is within it."""
-    outcome = run.outcome
-    finished = outcome is not None and outcome.stop_reason not in ("stopped early", "cut")
-    return finished and len(run.epochs) > 1 and run.owner.chosen is not None
-
-
 def _cost(results: Results, replays: Sequence[Replay]) -> RuleCost:
     """What one rule did to all runs."""
     losses = [replay.test_lost for replay in replays if replay.test_lost is not None]
@@ -139,9 +142,9 @@ def _cost(results: Results, replays: Sequence[Replay]) -> RuleCost:
 
 def _effect(results: Results, replays: Sequence[Replay]) -> Effect | None:
     by_condition: dict[str, dict[int, Replay]] = {}
-    for replay in replays:
-        name = describe(replay.run.settings, results.condition_keys)
-        by_condition.setdefault(name, {})[replay.run.settings.seed] = replay
+    for each in replays:
+        name = describe(each.run.settings, results.condition_keys)
+        by_condition.setdefault(name, {})[each.run.settings.seed] = each
     return effect_of(
         [
             (
@@ -153,7 +156,7 @@ def _effect(results: Results, replays: Sequence[Replay]) -> Effect | None:
     )
 
 
-def _select(replays: Sequence[dict[StoppingRule, Replay]]) -> StoppingRule | None:
+def _select(replays: Sequence[dict[EarlyStopping, Replay]]) -> EarlyStopping | None:
     """The rule that saves most of those that cost little on validation; None where none saves anything that cheaply."""
     best = max(RULES, key=lambda rule: _worth([by_rule[rule] for by_rule in replays]))
     return best if _worth([by_rule[best] for by_rule in replays]) > 0 else None
@@ -165,9 +168,9 @@ def _worth(replays: Sequence[Replay]) -> float:
     return float(np.mean([replay.saved for replay in replays])) if lost < ACCEPTED_LOSS else -lost
 
 
-def _cross_fitted(results: Results, replays: Sequence[dict[StoppingRule, Replay]]) -> Effect | None:
+def _cross_fitted(results: Results, replays: Sequence[dict[EarlyStopping, Replay]]) -> Effect | None:
     """The cost of the rule that the other seeds select, for each seed; None with one seed."""
-    by_seed: dict[int, list[dict[StoppingRule, Replay]]] = {}
+    by_seed: dict[int, list[dict[EarlyStopping, Replay]]] = {}
     for by_rule in replays:
         by_seed.setdefault(next(iter(by_rule.values())).run.settings.seed, []).append(by_rule)
     candidates = [{seed: [by_rule[rule] for by_rule in members] for seed, members in by_seed.items()} for rule in RULES]
@@ -177,7 +180,7 @@ def _cross_fitted(results: Results, replays: Sequence[dict[StoppingRule, Replay]
 
 def _evidence(cost: RuleCost, effect: Effect) -> str:
     return (
-        f"{cost.rule.name} would have saved {percent(cost.saved, 0)} of the epochs and cost "
+        f"{rule_name(cost.rule)} would have saved {percent(cost.saved, 0)} of the epochs and cost "
         f"{points_estimate(effect.mean.estimate())} of test accuracy, over {count(cost.runs, 'run')} with "
         f"{count(effect.mean.seeds, 'seed')} per condition"
     )
@@ -212,7 +215,7 @@ def _claim(cost: RuleCost, fitted: Effect | None, costs: Sequence[RuleCost], *, 
         assert cheapest.lost is not None
         p = min(1.0, max(effect.mean.p_above(ACCEPTED_LOSS) for effect in tested))
         sentence = (
-            f"Train to the end: every rule costs accuracy, {cheapest.rule.name} least "
+            f"Train to the end: every rule costs accuracy, {rule_name(cheapest.rule)} least "
             f"({points_estimate(cheapest.lost.mean.estimate())})."
         )
         return Claim(family="scores", p_value=p, verdict=TO_THE_END, sentence=sentence)
@@ -220,7 +223,7 @@ def _claim(cost: RuleCost, fitted: Effect | None, costs: Sequence[RuleCost], *, 
         return None
     p = fitted.mean.p_above(ACCEPTED_LOSS)
     sentence = f"Stop early: {_evidence(cost, fitted)}."
-    return Claim(family="scores", p_value=1 - p, verdict=cost.rule.name, sentence=sentence)
+    return Claim(family="scores", p_value=1 - p, verdict=rule_name(cost.rule), sentence=sentence)
 
 
 def _mean_lost(cost: RuleCost) -> float:
@@ -241,7 +244,7 @@ def _safe(cost: RuleCost) -> bool:
 def _table(costs: Sequence[RuleCost]) -> Table:
     rows: list[tuple[Value, ...]] = [
         (
-            cost.rule.name,
+            rule_name(cost.rule),
             cost.runs,
             cost.stopped,
             cost.saved,
@@ -273,7 +276,7 @@ def _table(costs: Sequence[RuleCost]) -> Table:
 def _condition_tables(cost: RuleCost) -> list[Table]:
     if cost.lost is None or len(cost.lost.strata) < 2:
         return []
-    return [cost.lost.table(f"What {cost.rule.name} costs in each condition", "test accuracy lost")]
+    return [cost.lost.table(f"What {rule_name(cost.rule)} costs in each condition", "test accuracy lost")]
 
 
 def _caveats(results: Results, runs: Sequence[TrajectoryResult]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from analysis.answer import UNDETERMINED, Answer, Command
 from analysis.evidence.next_runs import NextRun
-from analysis.findings import Report
+from analysis.findings import METHOD, Report
 from analysis.rendering.markup import evidence_sentence, markdown_table, markdown_text
 from analysis.rendering.sections import (
     by_asked,
@@ -43,6 +43,7 @@ def markdown(report: Report) -> str:
         lines.append(f"{number}. {question} **{verdict}.** {sentence}")
     if not_asked:
         lines += ["", markdown_text(not_asked_line(not_asked))]
+    lines += ["", markdown_text(METHOD)]
     runs = report.next_runs
     for answer in asked.values():
         lines += ["", *_section(answer, proposed=bool(runs))]

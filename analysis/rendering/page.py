@@ -7,7 +7,7 @@ from importlib import resources
 
 from analysis.answer import UNDETERMINED, Answer, Command, Figure, Table
 from analysis.evidence.next_runs import NextRun
-from analysis.findings import Report
+from analysis.findings import METHOD, Report
 from analysis.overview import Overview
 from analysis.rendering.markup import evidence_sentence, html_table, html_text
 from analysis.rendering.plots import RenderedFigure, for_page, with_id_prefix
@@ -99,7 +99,8 @@ def _summary(answers: Mapping[str, Answer], not_asked: Mapping[str, Answer]) -> 
         for name, answer in answers.items()
     ]
     rest = f'<p class="note"><a href="#not-asked">{html_text(not_asked_line(not_asked))}</a></p>' if not_asked else ""
-    return f'<section id="answers"><h2>Answers</h2><ol class="summary">{"".join(lines)}</ol>{rest}</section>'
+    method = _collapsed("How the claims are corrected", f"<p>{html_text(METHOD)}</p>")
+    return f'<section id="answers"><h2>Answers</h2><ol class="summary">{"".join(lines)}</ol>{rest}{method}</section>'
 
 
 def _verdict(answer: Answer) -> str:

@@ -139,7 +139,7 @@ def _anova(trials: Sequence[ScoredTrial], keys: Sequence[str]) -> ImportanceTabl
 
 def _ped_anova(trials: Sequence[ScoredTrial], keys: Sequence[str], ranges: Mapping[str, Range]) -> ImportanceTables:
     """Watanabe et al. (2023): how much each setting of the best trials differs from that of all trials."""
-    if len(trials) < FEWEST_TRIALS:
+    if len(trials) < FEWEST_TRIALS or len({trial.accuracy for trial in trials}) == 1:
         return ImportanceTables()
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution

@@ -174,25 +174,7 @@ def weighted_sum(strata: Sequence[SeedScores], weights: Sequence[float]) -> Clus
     A seed number moves all its strata together. The spread over seeds of a stratum with a single seed is taken as that
     of the others, and strata with the same single seed as moving together.
     """
-    value = sum(w * float(stratum.by_seed.mean()) for w, stratum in zip(weights, strata, strict=True))
-    examples = strata[0].scores.shape[1]
-    by_example = sum(w * stratum.by_example for w, stratum in zip(weights, strata, strict=True))
-    of_examples = float(np.var(by_example, ddof=1)) / examples if examples > 1 else 0.0
-    of_seeds, df = _seed_variance(strata, weights)
-    # What seeds and examples have in common is in both variances, and must count once.
-    shared = sum(w**2 * stratum.interaction for w, stratum in zip(weights, strata, strict=True))
-    total = max(of_seeds + of_examples - shared, of_seeds, of_examples)
-    return ClusteredMean(
-        value=value,
-        standard_error=math.sqrt(total),
-        examples_error=math.sqrt(of_examples),
-        degrees_of_freedom=_degrees_of_freedom(of_seeds, total, df, LUCK),
-        seed_variance=of_seeds,
-        seed_degrees=df,
-        seeds=min(len(stratum.seeds) for stratum in strata),
-        strata=len(strata),
-        resolution=1 / examples,
-    )
+    return _weighted_sums(strata, np.asarray([weights], dtype=np.float64))[0]
 
 
 def heterogeneity(strata: Sequence[SeedScores]) -> float:
@@ -203,36 +185,61 @@ def heterogeneity(strata: Sequence[SeedScores]) -> float:
     """
     if len(strata) < 2:
         return math.nan
-    others = 1 / (len(strata) - 1)
-    p_values = [
-        weighted_sum(strata, [1.0 if i == k else -others for i in range(len(strata))]).p_value
-        for k in range(1 if len(strata) == 2 else len(strata))
-    ]
+    contrasts = np.full((len(strata), len(strata)), -1 / (len(strata) - 1))
+    np.fill_diagonal(contrasts, 1.0)
+    # Of two strata, the second contrast is the first one's opposite.
+    p_values = [mean.p_value for mean in _weighted_sums(strata, contrasts[: 1 if len(strata) == 2 else None])]
     if any(map(math.isnan, p_values)):
         return math.nan
     return min(1.0, len(p_values) * min(p_values))
 
 
-def _seed_variance(strata: Sequence[SeedScores], weights: Sequence[float]) -> tuple[float, int]:
-    """The variance that the seeds give the weighted sum, and its degrees of freedom."""
-    by_seed: dict[int, float] = {}
-    single: dict[int, float] = {}
+def _weighted_sums(strata: Sequence[SeedScores], weights: FloatArray) -> list[ClusteredMean]:
+    """Several sums over the same strata; ``weights`` are ``[sums, strata]``."""
+    values = weights @ np.array([stratum.by_seed.mean() for stratum in strata])
+    examples = strata[0].scores.shape[1]
+    by_example = weights @ np.stack([stratum.by_example for stratum in strata])
+    of_examples = by_example.var(axis=1, ddof=1) / examples if examples > 1 else np.zeros(len(weights))
+    of_seeds, df = _seed_variances(strata, weights)
+    # What seeds and examples have in common is in both variances, and must count once.
+    shared = weights**2 @ np.array([stratum.interaction for stratum in strata])
+    totals = np.maximum(np.maximum(of_seeds + of_examples - shared, of_seeds), of_examples)
+    return [
+        ClusteredMean(
+            value=float(value),
+            standard_error=math.sqrt(total),
+            examples_error=math.sqrt(example_variance),
+            degrees_of_freedom=_degrees_of_freedom(float(seed_variance), float(total), df, LUCK),
+            seed_variance=float(seed_variance),
+            seed_degrees=df,
+            seeds=min(len(stratum.seeds) for stratum in strata),
+            strata=len(strata),
+            resolution=1 / examples,
+        )
+        for value, total, example_variance, seed_variance in zip(values, totals, of_examples, of_seeds, strict=True)
+    ]
+
+
+def _seed_variances(strata: Sequence[SeedScores], weights: FloatArray) -> tuple[FloatArray, int]:
+    """The variances that the seeds give the weighted sums, ``[sums]``, and their degrees of freedom."""
+    seeds = {seed: place for place, seed in enumerate(sorted({seed for stratum in strata for seed in stratum.seeds}))}
+    # What a stratum adds to a weighted sum with a seed, and which strata have a single seed.
+    parts, single = np.zeros((2, len(strata), len(seeds)))
     squares, within = 0.0, 0
     replicated: list[set[int]] = []
-    for w, stratum in zip(weights, strata, strict=True):
-        n = len(stratum.seeds)
+    for row, stratum in enumerate(strata):
+        places, n = [seeds[seed] for seed in stratum.seeds], len(stratum.seeds)
         if n == 1:
-            single[stratum.seeds[0]] = single.get(stratum.seeds[0], 0.0) + abs(w)
+            single[row, places] = 1.0
             continue
         residuals = stratum.by_seed - stratum.by_seed.mean()
         squares, within = squares + float((residuals**2).sum()), within + n - 1
         replicated.append(set(stratum.seeds))
-        for seed, residual in zip(stratum.seeds, residuals, strict=True):
-            by_seed[seed] = by_seed.get(seed, 0.0) + w * float(residual) / math.sqrt(n * (n - 1))
+        parts[row, places] = residuals / math.sqrt(n * (n - 1))
     if not within:
-        return 0.0, 0
-    variance = sum(part**2 for part in by_seed.values()) + squares / within * sum(w**2 for w in single.values())
-    return variance, len(by_seed) - _components(replicated)
+        return np.zeros(len(weights)), 0
+    variances = ((weights @ parts) ** 2).sum(axis=1) + squares / within * ((abs(weights) @ single) ** 2).sum(axis=1)
+    return variances, len(set().union(*replicated)) - _components(replicated)
 
 
 def _components(groups: Sequence[set[int]]) -> int:

@@ -36,10 +36,6 @@ class Estimate:
         """Whether the interval lies wholly above or wholly below zero."""
         return self.low > 0 or self.high < 0
 
-    def is_zero_within(self, margin: float) -> bool:
-        """Whether the whole interval lies less than ``margin`` from zero: two one-sided tests (Schuirmann 1987)."""
-        return self.low > -margin and self.high < margin
-
     def clipped(self, low: float, high: float) -> Estimate:
         """The same with its interval clipped to what is possible: with few seeds, Student's t exceeds it."""
         return replace(self, low=max(low, self.low), high=min(high, self.high)) if self.has_interval else self

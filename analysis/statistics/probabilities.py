@@ -45,21 +45,24 @@ class ExampleScores:
 
 def score_examples(predictions: Predictions, temperature: float = 1.0) -> ExampleScores:
     """Score predictions, their logits divided by ``temperature``."""
-    log_p = log_probabilities(predictions.logits, temperature)
+    log_p = log_probabilities(predictions.logits, temperature).T
     p = np.exp(log_p)
-    rows = np.arange(len(log_p))
-    of_label = p[rows, predictions.label]
+    examples = np.arange(log_p.shape[1])
+    of_label = p[predictions.label, examples]
     return ExampleScores(
-        nll=-log_p[rows, predictions.label],
-        brier=(p**2).sum(axis=1) - 2 * of_label + 1,
-        confidence=p.max(axis=1),
+        nll=-log_p[predictions.label, examples],
+        brier=(p**2).sum(axis=0) - 2 * of_label + 1,
+        confidence=p.max(axis=0),
         correct=predictions.correct,
     )
 
 
 def log_probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> FloatArray:
     """Ln of softmax(logits / temperature), ``[examples, classes]``, in float64."""
-    return np.asarray(scipy.special.log_softmax(logits.astype(np.float64) / temperature, axis=1), dtype=np.float64)
+    # A class is a row here: numpy is slow at sums and maxima over few columns.
+    scaled = np.ascontiguousarray(logits.T, dtype=np.float64) / temperature
+    scaled -= scaled.max(axis=0)
+    return np.asarray((scaled - np.log(np.exp(scaled).sum(axis=0))).T, dtype=np.float64)
 
 
 def fit_temperature(predictions: Predictions) -> float:

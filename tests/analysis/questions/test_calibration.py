@@ -61,7 +61,7 @@ def test_conditions_of_which_some_are_over_confident_and_the_rest_calibrated_hav
 
     answer = settled_answer(QUESTION, results_of(tmp_path, tell, SMALL.replace("10000", "30000")))
     assert answer.verdict == "over-confident"
-    assert f"over 4 conditions, of which {over} are over-confident and 0 under-confident" in answer.sentence
+    assert f"of 4 conditions, {over} are shown to be over-confident and 0 under-confident" in answer.sentence
 
 
 def test_few_examples_show_neither(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_one_checkpoint_is_judged_over_its_examples(tmp_path: Path) -> None:
     answer = settled_answer(QUESTION, results_of(tmp_path, lambda s, rng: healthy(0.9, scale=4.0), text))
     assert answer.verdict == "over-confident"
     assert answer.sentence.startswith("This checkpoint is over-confident")
-    assert "over the examples alone" in answer.sentence
+    assert "over the test examples alone" in answer.sentence
     assert "temperature 3." in answer.sentence or "temperature 4." in answer.sentence
     calibrated = settled_answer(QUESTION, results_of(tmp_path, lambda s, rng: healthy(0.9), text))
     # Of new seeds nothing can be excluded.

@@ -153,3 +153,11 @@ def test_the_level_of_the_interval_is_the_one_that_is_written(tmp_path: Path) ->
     assert answer.estimate is not None
     assert answer.estimate.level == 0.95
     assert not re.search(r"\(9[69][\d.]*% interval", answer.sentence)
+
+
+def test_where_no_run_learned_no_rule_is_recommended(tmp_path: Path) -> None:
+    told = story([0.5] * 4, [0.693] * 4)
+    answer = answer_to(QUESTION, results_of(tmp_path, lambda settings, rng: told))
+    assert answer.verdict == UNDETERMINED
+    assert answer.claim is None
+    assert "better than chance" in answer.sentence

@@ -15,9 +15,3 @@ def test_zero_is_excluded_only_by_a_whole_interval() -> None:
     assert Estimate(value=-0.1, low=-0.2, high=-0.01).excludes_zero
     assert not Estimate(value=0.1, low=-0.01, high=0.2).excludes_zero
     assert not Estimate(value=0.1).excludes_zero
-
-
-def test_an_estimate_is_zero_within_a_margin_only_by_its_whole_interval() -> None:
-    assert Estimate(value=0.0, low=-0.009, high=0.009).is_zero_within(0.01)
-    assert not Estimate(value=0.0, low=-0.011, high=0.009).is_zero_within(0.01)
-    assert not Estimate(value=0.0).is_zero_within(0.01)

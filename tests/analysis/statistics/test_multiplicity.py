@@ -23,9 +23,9 @@ def test_holms_correction_of_a_published_example() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        # Alone, a family has the whole level.
-        ([0.04], [], ([0.04], [])),
-        ([], [0.04], ([], [0.04])),
+        # Which family makes a claim depends on the data, so that a family has its share alone, too.
+        ([0.02], [], ([0.02 / 0.6], [])),
+        ([], [0.02], ([], [0.02 / 0.4])),
         # 0.02 is within 60 % of 5 %, so that the other claim is tested at 5 %: both hold.
         ([0.02], [0.04], ([0.02 / 0.6], [0.04])),
         # Neither is within its own share.
@@ -42,6 +42,10 @@ def test_a_level_is_divided_between_two_families(
     adjusted = divided_level(first, second, 0.6)
     assert adjusted[0] == pytest.approx([min(1.0, p) for p in expected[0]])
     assert adjusted[1] == pytest.approx([min(1.0, p) for p in expected[1]])
+
+
+def test_a_family_that_could_make_no_claim_leaves_the_level_to_the_other() -> None:
+    assert divided_level([], [0.04], 0.0) == ([], [0.04])
 
 
 def test_families_without_an_effect_are_seldom_claimed() -> None:
