@@ -10,7 +10,7 @@ from benchmarks.sections import Place, Results
 
 
 def savings(results: Results, place: Place) -> None:
-    for batch_size in (16, 64, 256):
+    for batch_size in place.size((16, 64, 256), (16,)):
         work = make_work(place, batch_size)
         with_savings = CONTENDERS["captured"]
         contenders = {"with savings": with_savings, "without": replace(with_savings, savings=False)}

@@ -34,7 +34,7 @@ def trajectory(results: Results, place: Place) -> None:
     save = None
     for compiled in (True, False):
         total = 0.0
-        for batch_size in BATCH_SIZES:
+        for batch_size in place.size(BATCH_SIZES, BATCH_SIZES[:2]):
             seconds, note, save = _trajectory_seconds(place, batch_size, compiled=compiled, save=save)
             total += EACH * seconds
             label = f"a trajectory, batch {batch_size}{', compiled' if compiled else ''}"

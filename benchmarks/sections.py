@@ -18,6 +18,9 @@ from study.training.devices import avoid_cudnn_attention, find_device, release_m
 
 T = TypeVar("T")
 
+# The result of a section whose time did not suffice, which says nothing of whether it is right.
+OUT_OF_TIME = "out of time"
+
 
 class Results:
     """Appends each result of ``group`` at once; ``ok`` None is a measurement, True or False an assertion."""
@@ -87,7 +90,7 @@ def run_section(
     try:
         work(results, place)
     except OutOfTimeError:
-        results.add(name, "its time was over", ok=False)
+        results.add(name, OUT_OF_TIME)
     except Exception as error:
         told = "".join(traceback.format_exception(error)[-6:])[-2_500:]
         results.add(name, f"{type(error).__name__}: {str(error)[:300]}", ok=False, note=told)
@@ -102,6 +105,6 @@ def run_section(
 
 def line(row: dict[str, Any]) -> str:
     """A result as a line of the table."""
-    mark = {None: "    ", True: "ok  ", False: "FAIL"}[row["ok"]]
+    mark = "time" if row["value"] == OUT_OF_TIME else {None: "    ", True: "ok  ", False: "FAIL"}[row["ok"]]
     shown = f"{row['value']:,.4g}" if isinstance(row["value"], float) else str(row["value"])
     return f"{mark} {row['group']:<8} {row['name']:<70} {shown} {row['unit']} {row['note']}".rstrip()

@@ -92,9 +92,10 @@ class Graphs:
 
     def clear(self) -> None:
         """Drop all graphs and their memory."""
-        self.graphs.clear()
-        gc.collect()
-        torch.cuda.empty_cache()
+        if self.graphs:
+            self.graphs.clear()
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def _warm_up(self, work: Work) -> None:
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
