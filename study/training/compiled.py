@@ -12,6 +12,10 @@ import torch
 from torch import nn
 
 BACKEND = "inductor"
+# What compiled layers save of a captured step of bert-base at 128 tokens on an H200: 1.4 ms with a batch of 16, 11.7 ms
+# with 256. Compiling takes about 10 s, once for all trajectories of a process, and less where it was done before.
+SAVED_SECONDS_A_STEP, SAVED_SECONDS_AN_EXAMPLE = 8e-4, 4e-5
+WORTH_SECONDS_AN_EPOCH = 1.0
 # Shapes that one process may compile a layer for: batch sizes, lengths and families of the trajectories it trains.
 MOST_SHAPES = 128
 
@@ -36,6 +40,16 @@ class CompiledLayers:
         finally:
             for layer, _ in self.forwards:
                 del layer.forward
+
+
+def is_worth_compiling(*, examples: int, batch_size: int, optimizer_steps: int | None) -> bool:
+    """Whether compiled layers save a second an epoch, of ``examples`` and at most so many ``optimizer_steps``.
+
+    It does not depend on the number of epochs, so that a run that is prolonged, or a cell that is derived from a longer
+    one, is trained alike.
+    """
+    steps = min(-(-examples // batch_size), optimizer_steps or examples)
+    return steps * (SAVED_SECONDS_A_STEP + SAVED_SECONDS_AN_EXAMPLE * batch_size) >= WORTH_SECONDS_AN_EPOCH
 
 
 def alike_layers(model: nn.Module) -> list[nn.Module]:

@@ -20,7 +20,7 @@ from study.models.classifier import Classifier
 from study.records import Precision
 from study.settings import Settings
 from study.training.capture import make_launcher, nothing
-from study.training.compiled import CompiledLayers, compiler_works
+from study.training.compiled import CompiledLayers, compiler_works, is_worth_compiling
 from study.training.devices import (
     autocast,
     is_out_of_memory,
@@ -63,8 +63,9 @@ class Gradients:
         # Other families ask the device whether anything is padded, and wait for the answer.
         self.fixed_shapes = device.type == "cuda" and model.first_position
         self.launcher = make_launcher(device, capture=capture and self.fixed_shapes)
-        self.layers = CompiledLayers(model) if settings.compile and compiler_works(device) else None
-        self.one_length = self.layers is not None or (self.fixed_shapes and train.input_ids.shape[1] <= ONE_LENGTH)
+        short = self.fixed_shapes and train.input_ids.shape[1] <= ONE_LENGTH
+        self.layers = CompiledLayers(model) if _compiled(settings, train, device, short=short) else None
+        self.one_length = self.layers is not None or short
         self.ids = torch.from_numpy(np.asarray(train.input_ids)).to(device)
         self.labels = torch.from_numpy(np.asarray(train.labels)).to(device)
         self.lengths = np.asarray(train.lengths)
@@ -166,6 +167,19 @@ class Gradients:
             longest = min(longest, step * math.ceil(int(lengths.max()) / step))
         # Without a mask attention takes another path, with other last bits; where shapes are fixed, so is the path.
         return longest, self.fixed_shapes or bool((lengths < longest).any())
+
+
+def _compiled(settings: Settings, train: Encoded, device: torch.device, *, short: bool) -> bool:
+    """Whether the layers are compiled; ``auto`` compiles those of steps that can be captured, of ``short`` texts.
+
+    Launched one by one, compiled layers are slower at small batches; padding longer texts to one length costs more.
+    """
+    wanted = settings.compile
+    if wanted == "auto":
+        wanted = short and is_worth_compiling(
+            examples=len(train), batch_size=settings.batch_size, optimizer_steps=settings.optimizer_steps
+        )
+    return wanted and compiler_works(device)
 
 
 def _keep(parameters: list[torch.nn.Parameter], gradients: tuple[torch.Tensor | None, ...], *, first: bool) -> None:
