@@ -63,6 +63,8 @@ def make_loop(
     *,
     policies: Sequence[StoppingPolicy] | None = None,
     precision: Precision = "float32",
+    device: torch.device = CPU,
+    capture: bool = True,
 ) -> FineTuning:
     """A loop at its start, with the number of steps that a plan would give it; one policy that never stops early."""
     steps_per_epoch = -(-len(data.train) // settings.batch_size)
@@ -72,13 +74,14 @@ def make_loop(
         settings.model, classes=CLASSES, special=data.special, max_length=LENGTH, dropout=settings.dropout
     )
     return FineTuning(
-        model,
+        model.to(device),
         data,
         settings,
         policies=policies or [StoppingPolicy(max_epochs=-(-steps // steps_per_epoch))],
         optimizer_steps=steps,
-        device=CPU,
+        device=device,
         precision=precision,
+        capture=capture,
     )
 
 
