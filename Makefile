@@ -16,7 +16,7 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 TYPED := study analysis tests benchmarks
 
-.PHONY: help quickstart test test-all test-faults check types docs report lock clean
+.PHONY: help quickstart test test-all test-faults test-gpu check types docs report lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,13 +39,16 @@ quickstart: $(INSTALLED) ## run a small study on built-in models and data, under
 	@.venv/bin/python -m study.run --space search_spaces/quickstart.yaml
 
 test: $(INSTALLED) ## run all tests except the slow ones
-	@$(PYTEST) -m "not slow" -n $(PYTEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(PYTEST) -m "not slow and not gpu" -n $(PYTEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-all: $(INSTALLED) ## run all tests
 	@$(PYTEST) $(PYTEST_ARGS)
 
 test-faults: $(INSTALLED) ## run the tests that kill processes, fill disks and stop servers, slow ones included
 	@$(PYTEST) -m faults $(PYTEST_ARGS)
+
+test-gpu: $(INSTALLED) ## run the tests that need a GPU
+	@$(PYTEST) -m gpu $(PYTEST_ARGS)
 
 check: $(INSTALLED) ## check format, lint, imports and types
 	@.venv/bin/ruff format --check .

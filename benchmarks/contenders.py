@@ -34,13 +34,18 @@ LOG_EVERY_EXAMPLES = 2_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One way of training: this loop, or ``trainer``; ``savings`` as in :class:`study.models.classifier.Classifier`."""
+    """One way of training: this loop, or ``trainer``.
+
+    ``savings`` are those of :class:`study.models.classifier.Classifier`, ``capture`` is that of
+    :class:`study.training.loop.FineTuning`.
+    """
 
     name: str
     trainer: bool = False
     precision: Precision = "float32"
     savings: bool = False
     compile: bool = False
+    capture: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +112,7 @@ class Timing:
             optimizer_steps=len(train) // batch_size,
             device=self.device,
             precision=self.contender.precision,
+            capture=self.contender.capture,
         )
         next(loop.run())  # ends with a wait for the device
         loop.settings = settings.model_copy(update={"log_every_examples": LOG_EVERY_EXAMPLES})

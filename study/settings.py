@@ -95,6 +95,9 @@ class Section(BaseModel):
     NEUTRAL: ClassVar[Mapping[str, Any]] = {}
     """The neutral value of each field whose default has changed since its first version; for others, the default."""
 
+    ALSO_NEUTRAL: ClassVar[Mapping[str, Any]] = {}
+    """A second neutral value of a field: what earlier versions recorded where the neutral one now stands."""
+
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Self:
         """The section whose JSON values an older version may have written: what they lack had its neutral value."""
@@ -105,8 +108,17 @@ class Section(BaseModel):
 
         A neutral value is what the code did before the field existed, so that a new field changes no id.
         """
-        neutral = _neutral_values(type(self))
-        return {name: json_value(value) for name, value in self if value != neutral[name]}
+        neutral, also = _neutral_values(type(self)), self.ALSO_NEUTRAL
+        return {
+            name: json_value(value)
+            for name, value in self
+            if value != neutral[name] and not (name in also and value == also[name])
+        }
+
+    @classmethod
+    def is_neutral(cls, name: str, value: Any) -> bool:
+        """Whether a value of the field ``name`` is neutral."""
+        return value in (_neutral_values(cls)[name], cls.ALSO_NEUTRAL.get(name, _neutral_values(cls)[name]))
 
 
 def _as_written(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,6 +169,8 @@ class Settings(Section):
     The defaults are those of the discussion that the study began with: AdamW at 5e-5, batch size 16, a constant
     schedule without warm-up.
     """
+
+    ALSO_NEUTRAL: ClassVar[Mapping[str, Any]] = {"compile": False}
 
     model: str = Field(min_length=1)
     """A hub id, the path of a folder that ``save_pretrained`` wrote, or the built-in ``tiny-bert`` or
@@ -225,8 +239,9 @@ class Settings(Section):
     tf32: bool = False
     """Allow TensorFloat-32 in float32 matrix products; has an effect on CUDA devices only."""
 
-    compile: bool = False
-    """Compile the model with ``torch.compile``."""
+    compile: Literal["auto"] | bool = "auto"
+    """Compile the encoder's layers with ``torch.compile``. ``auto`` does on CUDA where an epoch is long enough to pay
+    for it, with texts of at most 128 tokens; ``false`` trains the same cells without."""
 
     micro_batch_size: Literal["auto"] | PositiveInt = "auto"
     """Examples that pass through the model at once; gradients are accumulated up to ``batch_size``. ``auto`` starts

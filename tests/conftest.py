@@ -1,15 +1,20 @@
 """Shared fixtures, and which tests run: those that need a system package are deselected, and listed, without it."""
 
+from __future__ import annotations
+
 import importlib.util
+import os
 import shutil
 import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from selenium.webdriver.chrome.webdriver import WebDriver
-from servers import find_free_port
+
+# Tests on a GPU run where Ray, MLflow and a browser's driver are missing, so these are imported where they are used.
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
 
 NEEDED = {
     "kubernetes": "kubernetes-validate is not installed (pip install kubernetes-validate==1.37.0)",
@@ -17,6 +22,7 @@ NEEDED = {
     "chromium": "chromium or chromedriver is not installed (apt-get install chromium chromium-driver)",
     "postgresql": "initdb is not installed (apt-get install postgresql)",
     "namespaces": "a file system cannot be mounted in a namespace of one's own (root can, on Linux)",
+    "gpu": "no GPU was asked for (make test-gpu), or torch finds none",
 }
 DESELECTED = pytest.StashKey[dict[str, list[str]]]()
 
@@ -46,6 +52,30 @@ def has_compose() -> bool:
     return subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
 
 
+def wants_gpu(config: pytest.Config) -> bool:
+    """Whether -m asks for the tests on a GPU."""
+    return "gpu" in config.option.markexpr and "not gpu" not in config.option.markexpr
+
+
+def has_gpu() -> bool:
+    """Whether torch finds a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Know the limit of a test's time where pytest-timeout, which enforces it, is not installed."""
+    if not pluginmanager.hasplugin("timeout"):
+        parser.addini("timeout", "seconds after which a test fails")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide all GPUs from tests that do not ask for one: they compare results of the CPU to the bit."""
+    if not wants_gpu(config):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 LONG_FILES = (
     "tests/end_to_end/test_fault_injection.py",
     "tests/test_run.py",
@@ -64,6 +94,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "chromium": has_chromium(),
         "postgresql": has_postgresql(),
         "namespaces": has_namespaces(),
+        "gpu": wants_gpu(config) and has_gpu(),
     }
     names: dict[str, list[str]] = {}
     selected: list[pytest.Item] = []
@@ -119,6 +150,8 @@ def browser() -> Iterator[WebDriver]:
 @pytest.fixture
 def free_port() -> int:
     """A TCP port of this machine that nobody listened on a moment ago."""
+    from servers import find_free_port
+
     return find_free_port()
 
 

@@ -57,7 +57,7 @@ def find_changes(space: Space, manifest: Manifest, old: Plan, plan: Plan) -> lis
     ]
     for key in Settings.model_fields if old.cells else ():
         earlier = {getattr(cell.settings, key) for cell in old.cells}
-        if not _keeps_one(space, plan, key, earlier):
+        if not _keeps_one(space, plan, key, _and_neutral(key, earlier)):
             changes.append(f"{key} was {_listed(key, earlier)}, is now {_offered(space, plan, key)}")
     return changes
 
@@ -70,6 +70,13 @@ def _keeps_one(space: Space, plan: Plan, key: str, before: set[Any]) -> bool:
     if axis is not None and axis.range is not None:
         return any(value in axis.range for value in before)
     return bool(before & _values(space, key))
+
+
+def _and_neutral(key: str, values: set[Any]) -> set[Any]:
+    """The values, and where one is neutral, the other one that is."""
+    if key not in Settings.ALSO_NEUTRAL or not any(Settings.is_neutral(key, value) for value in values):
+        return values
+    return {*values, Settings.ALSO_NEUTRAL[key], Settings.model_fields[key].default}
 
 
 def _values(space: Space, key: str) -> set[Any]:

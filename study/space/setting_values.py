@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,6 +15,9 @@ from study.space.diagnostics import Diagnostics, Location, tuples
 from study.space.yaml_document import flow
 
 SETTING_KEYS = (*Settings.model_fields, "duration")
+# What unions expect, for which pydantic has one error per member.
+UNIONS = {"micro_batch_size": "auto or a whole number above 0", "compile": "auto, true or false"}
+NEUTRAL_TWICE = {"compile": "auto and false"}
 
 
 def is_list_of_values(key: str, raw: object) -> bool:
@@ -43,8 +46,8 @@ class ValueReader:
         try:
             checked = setting_type(key).validate_python(tuples(raw), strict=True)
         except ValidationError as error:
-            if key == "micro_batch_size":  # a union, for which pydantic has one error per member
-                self.diagnostics.error(location, f"expected auto or a whole number above 0, got {quote(raw)}")
+            if key in UNIONS:
+                self.diagnostics.error(location, f"expected {UNIONS[key]}, got {quote(raw)}")
             else:
                 self.diagnostics.validation_error(error, location, Settings)
             return None
@@ -100,11 +103,17 @@ class ValueReader:
             value = self.value(key, item, place)
             if value is not None and value in values:
                 self._duplicate(key, value, place)
+            elif value is not None and self._neutral_twice(key, (*values, value)):
+                self.diagnostics.error(place, f"{NEUTRAL_TWICE[key]} are the same cells; give one of them")
             elif value is not None:
                 values.append(value)
         if not items:
             self.diagnostics.error(location, "is empty; give at least one value")
         return tuple(values)
+
+    @staticmethod
+    def _neutral_twice(key: str, values: Sequence[PartialSettings]) -> bool:
+        return key in NEUTRAL_TWICE and sum(Settings.is_neutral(key, value[key]) for value in values) > 1
 
     def _duplicate(self, key: str, value: PartialSettings, location: Location) -> None:
         self.diagnostics.error(location, f"duplicate value {flow(value_as_file(key, value))}")

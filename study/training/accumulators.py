@@ -13,26 +13,40 @@ import torch
 
 
 class IntervalSums:
-    """The sums over an interval's optimizer steps, on the device, so that no step waits for it."""
+    """The sums over an interval's optimizer steps, on the device, so that no step waits for it.
+
+    The tensor of :attr:`values` stays where it is: the sum of losses, that of gradient norms, their maximum, and the
+    number of steps at which one of the two was not finite.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.loss, self.norm, self.norm_max, self.non_finite = torch.zeros(4, dtype=torch.float64, device=device)
+        self.values = torch.zeros(4, dtype=torch.float64, device=device)
+        self.loss, self.norm, self.norm_max, self.non_finite = self.values
         self.examples = 0
         self.steps = 0
 
-    def count_step(self, loss: torch.Tensor, norm: torch.Tensor, examples: int) -> None:
-        """Count one step over ``examples`` whose losses sum to ``loss``, with the gradient's ``norm``."""
+    def reset(self) -> None:
+        """Begin another interval."""
+        self.values.zero_()
+        self.examples = 0
+        self.steps = 0
+
+    def add(self, loss: torch.Tensor, norm: torch.Tensor) -> None:
+        """Add a step whose losses sum to ``loss``, with the gradient's ``norm``: the part of it on the device."""
         self.loss += loss
         self.norm += norm
-        self.norm_max = torch.maximum(self.norm_max, norm.to(self.norm_max.dtype))
+        self.norm_max.copy_(torch.maximum(self.norm_max, norm.to(self.norm_max.dtype)))
         self.non_finite += ~(torch.isfinite(loss) & torch.isfinite(norm))
+
+    def count(self, examples: int) -> None:
+        """Count a step over so many examples: the part of it on the host."""
         self.examples += examples
         self.steps += 1
 
     def to_host(self, *, update_ratio: torch.Tensor, started: float) -> TrainingSums:
         """Copy the sums to the host: the only device sync of an interval, which began at ``started`` (perf_counter)."""
-        values = [self.loss, self.norm, self.norm_max, self.non_finite, update_ratio.to(self.loss.dtype)]
-        loss, norm, norm_max, non_finite, ratio = torch.stack(values).tolist()
+        values = torch.cat([self.values, update_ratio.to(self.values.dtype)[None]]).tolist()
+        loss, norm, norm_max, non_finite, ratio = values
         return TrainingSums(
             loss=loss,
             norm=norm,

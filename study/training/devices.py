@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from study.records import Precision
@@ -18,7 +19,18 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 # Larger micro-batches gain nothing on a CPU, whose caches they leave.
 CPU_MICRO_BATCH = 64
-CPU_OUT_OF_MEMORY = ("can't allocate memory", "bad_alloc", "could not create a primitive", "could not create a memory")
+# What errors of other classes than torch.OutOfMemoryError say where memory did not suffice.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "bad_alloc",
+    "could not create a primitive",
+    "could not create a memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
 
 
 def find_device() -> torch.device:
@@ -62,6 +74,15 @@ def set_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
+def avoid_cudnn_attention() -> None:
+    """Leave attention to torch's own kernels (CUDA only).
+
+    cuDNN's dropout has 16 levels only, so that 0.1 becomes 1/16 or 2/16 (pytorch PR 174245), and it plans each shape
+    anew in each thread.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def start_micro_batch(wanted: Literal["auto"] | int, batch_size: int, device: torch.device) -> int:
     """The micro-batch size that is tried first."""
     if wanted != "auto":
@@ -72,10 +93,11 @@ def start_micro_batch(wanted: Literal["auto"] | int, batch_size: int, device: to
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch reports that memory did not suffice.
 
-    On the CPU it has no exception class for that, and oneDNN does not distinguish it from other reasons; mistaking one
-    of those for it costs a few tries with less, after which the same error is raised.
+    It has an exception class for its own allocator on an accelerator alone: not for the CPU, nor for CUDA's libraries
+    and contexts. oneDNN does not distinguish it from other reasons; mistaking one of those for it costs a few tries
+    with less, after which the same error is raised.
     """
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CPU_OUT_OF_MEMORY)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def keep_freed_memory() -> None:
@@ -122,8 +144,13 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     return states
 
 
-def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Set what :func:`random_state` returned."""
+def set_random_state(states: dict[str, torch.Tensor], device: torch.device, *, otherwise: tuple[int, ...] = ()) -> None:
+    """Set what :func:`random_state` returned; a generator of ``device`` that it lacks is seeded with ``otherwise``."""
     torch.set_rng_state(states["cpu"])
-    if device.type == "cuda":
+    if device.type != "cuda":
+        return
+    if "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
+    else:
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(int(np.random.SeedSequence(otherwise).generate_state(1, np.uint64)[0] >> 1))

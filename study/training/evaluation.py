@@ -14,7 +14,7 @@ from study.data.dataset import Encoded
 from study.models.classifier import Classifier
 from study.records import Precision
 from study.scoring import Predictions, Scores, score
-from study.training.devices import autocast
+from study.training.devices import autocast, is_out_of_memory, release_memory
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 1024}
 
@@ -32,29 +32,44 @@ class Evaluation:
 
 
 def evaluate(model: Classifier, split: Encoded, *, device: torch.device, precision: Precision) -> Evaluation:
-    """Evaluate ``split`` with dropout off, in batches of like length; predictions are in the split's own order."""
+    """Evaluate ``split`` with dropout off, in batches of like length; predictions are in the split's own order.
+
+    A batch that does not fit is halved. Raises torch's own error when not even one example fits.
+    """
     order = np.argsort(np.asarray(split.lengths), kind="stable")
-    ids, lengths = np.asarray(split.input_ids), np.asarray(split.lengths)
     size = EVALUATION_BATCH.get(device.type, EVALUATION_BATCH["cpu"])
     training = model.training
     model.eval()
     parts: list[torch.Tensor] = []
+    start = 0
     with torch.inference_mode(), autocast(device, precision):
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            longest = int(lengths[rows].max())
-            padded = bool((lengths[rows] < longest).any())
-            parts.append(
-                model(
-                    torch.from_numpy(ids[rows, :longest]).to(device),
-                    torch.from_numpy(lengths[rows]).to(device) if padded else None,
-                ).float()
-            )
+        while start < len(order):
+            try:
+                parts.append(_logits(model, split, order[start : start + size], device))
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+            else:
+                start += size
+                continue
+            # Outside the handler: the exception holds the frames, and they the memory, of what failed.
+            size = math.ceil(min(size, len(order) - start) / 2)
+            release_memory()
     model.train(training)
     sorted_logits = torch.cat(parts).cpu().numpy()
     logits = np.empty_like(sorted_logits)
     logits[order] = sorted_logits
     return summarize(Predictions(example_id=np.asarray(split.ids), label=np.asarray(split.labels), logits=logits))
+
+
+def _logits(model: Classifier, split: Encoded, rows: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """The logits ``[n, classes]`` of some rows of ``split``, padded to the longest of them."""
+    lengths = np.asarray(split.lengths)[rows]
+    longest = int(lengths.max())
+    ids = torch.from_numpy(np.asarray(split.input_ids)[rows, :longest]).to(device)
+    padded = bool((lengths < longest).any())
+    logits: torch.Tensor = model(ids, torch.from_numpy(lengths).to(device) if padded else None)
+    return logits.float()
 
 
 def summarize(predictions: Predictions) -> Evaluation:

@@ -7,6 +7,8 @@ examples divided by the size of the whole batch.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,31 +19,62 @@ from study.data.dataset import Encoded
 from study.models.classifier import Classifier
 from study.records import Precision
 from study.settings import Settings
+from study.training.capture import make_launcher, nothing
+from study.training.compiled import CompiledLayers, compiler_works, is_worth_compiling
 from study.training.devices import (
     autocast,
     is_out_of_memory,
     random_state,
+    release_memory,
+    reset_peak_memory,
     set_random_state,
     start_micro_batch,
 )
 
+# On an accelerator texts are padded to a multiple of this many tokens, so that few shapes occur: at most so many.
+LENGTH_STEP, MOST_LENGTHS = 64, 8
+# Up to here, padding all texts to the longest costs less than a second shape.
+ONE_LENGTH = 128
+
 
 class Gradients:
-    """Accumulates gradients in the parameters of ``model`` over batches of ``train``, which it keeps on ``device``."""
+    """Accumulates gradients in the parameters of ``model`` over batches of ``train``, which it keeps on ``device``.
+
+    How a micro-batch is launched follows from its shape alone: one of the full size, of an effective batch of the full
+    size, as a CUDA graph where ``capture`` allows it, and with compiled layers where the settings want them; every
+    other one kernel by kernel. On CUDA, the gradients of a family whose steps can be captured stay where they are.
+    """
 
     def __init__(
-        self, model: Classifier, train: Encoded, settings: Settings, *, device: torch.device, precision: Precision
+        self,
+        model: Classifier,
+        train: Encoded,
+        settings: Settings,
+        *,
+        device: torch.device,
+        precision: Precision,
+        capture: bool = True,
     ) -> None:
         self.model = model
         self.device = device
         self.precision = precision
-        self.one_length = settings.compile
-        self.forward = torch.compile(model) if settings.compile else model
+        self.batch_size = settings.batch_size
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # Other families ask the device whether anything is padded, and wait for the answer.
+        self.fixed_shapes = device.type == "cuda" and model.first_position
+        self.launcher = make_launcher(device, capture=capture and self.fixed_shapes)
+        short = self.fixed_shapes and train.input_ids.shape[1] <= ONE_LENGTH
+        self.layers = CompiledLayers(model) if _compiled(settings, train, device, short=short) else None
+        self.one_length = self.layers is not None or short
         self.ids = torch.from_numpy(np.asarray(train.input_ids)).to(device)
         self.labels = torch.from_numpy(np.asarray(train.labels)).to(device)
         self.lengths = np.asarray(train.lengths)
         self.device_lengths = torch.from_numpy(self.lengths).to(device)
-        self.micro_batch_size = start_micro_batch(settings.micro_batch_size, settings.batch_size, device)
+        self.loss = torch.zeros((), dtype=torch.float32, device=device)
+        if self.fixed_shapes:
+            for parameter in self.parameters:
+                parameter.grad = torch.zeros_like(parameter)
+        self.set_micro_batch_size(start_micro_batch(settings.micro_batch_size, settings.batch_size, device))
         self.set_order(np.arange(len(self.lengths)))
 
     def set_order(self, order: npt.NDArray[np.int64]) -> None:
@@ -49,10 +82,16 @@ class Gradients:
         self.order = order
         self.device_order = torch.from_numpy(order).to(self.device)
 
-    def accumulate(self, window: range) -> tuple[torch.Tensor, bool]:
-        """Add the gradient of the mean loss over a window of the order; the sum of its losses, and whether it fitted.
+    def set_micro_batch_size(self, size: int) -> None:
+        """Let so many examples pass through the model at a time from now on."""
+        self.micro_batch_size = size
+        self.launcher.clear()
+        self.index = torch.zeros(size, dtype=torch.int64, device=self.device)
 
-        Where memory does not suffice, what was added is dropped, the micro-batch halved for good, and the window
+    def accumulate(self, window: range) -> bool:
+        """Set the gradient of the mean loss over a window of the order, and :attr:`loss`, the sum of its losses.
+
+        Returns whether it fitted. Where memory does not suffice, the micro-batch is halved for good, and the window
         started again with the random numbers that it had started with. Raises torch's own error when not even one
         example fits.
         """
@@ -60,33 +99,98 @@ class Gradients:
         while True:
             generators = random_state(self.device)
             try:
-                return self._backward(window), fitted
+                self._backward(window)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self.micro_batch_size == 1:
                     raise
+            else:
+                return fitted
             # Outside the handler: the exception holds the frames, and they the memory, of what failed.
             fitted = False
-            self.model.zero_grad(set_to_none=True)
+            self.release()
             set_random_state(generators, self.device)
-            self.micro_batch_size = math.ceil(min(self.micro_batch_size, len(window)) / 2)
+            self.set_micro_batch_size(math.ceil(min(self.micro_batch_size, len(window)) / 2))
             if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+                release_memory()
+                reset_peak_memory(self.device)
 
-    def _backward(self, window: range) -> torch.Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
+    def release(self) -> None:
+        """Free the memory of the gradients, unless it has to stay where it is; the next window overwrites them."""
+        if not self.fixed_shapes:
+            self.model.zero_grad(set_to_none=True)
+
+    def _backward(self, window: range) -> None:
         for start in range(0, len(window), self.micro_batch_size):
-            ids, lengths, index = self._gather(window[start : start + self.micro_batch_size])
-            with autocast(self.device, self.precision):
-                logits = self.forward(ids, lengths)
-            loss = functional.cross_entropy(logits.float(), self.labels[index], reduction="sum")
-            torch.autograd.backward(loss / len(window))
-            total += loss.detach()
-        return total
+            part = window[start : start + self.micro_batch_size]
+            length, padded = self._shape(part)
+            index = self.device_order[part.start : part.stop]
+            work = partial(self._micro_batch, length, padded, of=len(window), first=start == 0)
+            if len(window) != self.batch_size or len(part) != self.micro_batch_size:
+                work(index)
+                continue
+            self.index.copy_(index)
+            self.launcher.run(
+                (length, padded, start == 0),
+                partial(work, self.index, layers=self.layers),
+                changes=nothing if start == 0 else self._results,
+            )
 
-    def _gather(self, window: range) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        """Ids, lengths (None where nothing is padded) and positions of a window, no longer than its longest text."""
+    def _results(self) -> list[torch.Tensor]:
+        return [self.loss, *(parameter.grad for parameter in self.parameters if parameter.grad is not None)]
+
+    def _micro_batch(
+        self,
+        length: int,
+        padded: bool,
+        index: torch.Tensor,
+        *,
+        of: int,
+        first: bool,
+        layers: CompiledLayers | None = None,
+    ) -> None:
+        """Set, or after the ``first`` one add, the gradient and the loss of the examples at ``index``, of ``of``."""
+        used: AbstractContextManager[None] = layers.used() if layers is not None else nullcontext()
+        with used, autocast(self.device, self.precision):
+            logits = self.model(self.ids[index, :length], self.device_lengths[index] if padded else None)
+        loss = functional.cross_entropy(logits.float(), self.labels[index], reduction="sum")
+        gradients = torch.autograd.grad(loss / of, self.parameters, allow_unused=True)
+        with torch.no_grad():
+            _keep(self.parameters, gradients, first=first)
+            self.loss.copy_(loss) if first else self.loss.add_(loss)
+
+    def _shape(self, window: range) -> tuple[int, bool]:
+        """To how many tokens the texts of a window are padded, and whether the model is told their lengths."""
+        longest = self.ids.shape[1]
         lengths = self.lengths[self.order[window.start : window.stop]]
-        longest = self.ids.shape[1] if self.one_length else int(lengths.max())
-        index = self.device_order[window.start : window.stop]
-        padded = bool((lengths < longest).any())
-        return self.ids[index, :longest], self.device_lengths[index] if padded else None, index
+        if not self.one_length:
+            step = LENGTH_STEP * math.ceil(longest / LENGTH_STEP / MOST_LENGTHS) if self.fixed_shapes else 1
+            longest = min(longest, step * math.ceil(int(lengths.max()) / step))
+        # Without a mask attention takes another path, with other last bits; where shapes are fixed, so is the path.
+        return longest, self.fixed_shapes or bool((lengths < longest).any())
+
+
+def _compiled(settings: Settings, train: Encoded, device: torch.device, *, short: bool) -> bool:
+    """Whether the layers are compiled; ``auto`` compiles those of steps that can be captured, of ``short`` texts.
+
+    Launched one by one, compiled layers are slower at small batches; padding longer texts to one length costs more.
+    """
+    wanted = settings.compile
+    if wanted == "auto":
+        wanted = short and is_worth_compiling(
+            examples=len(train), batch_size=settings.batch_size, optimizer_steps=settings.optimizer_steps
+        )
+    return wanted and compiler_works(device)
+
+
+def _keep(parameters: list[torch.nn.Parameter], gradients: tuple[torch.Tensor | None, ...], *, first: bool) -> None:
+    """Set or add the gradients of ``parameters``, as contiguous as they; one that is not used keeps what it has."""
+    used = [(p, g.contiguous()) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    held = [p.grad for p, _ in used if p.grad is not None]
+    if len(held) < len(used):
+        assert first
+        for parameter, gradient in used:
+            parameter.grad = gradient
+    elif first:
+        torch._foreach_copy_(held, [gradient for _, gradient in used])
+    else:
+        torch._foreach_add_(held, [gradient for _, gradient in used])

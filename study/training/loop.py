@@ -2,7 +2,7 @@
 
 It yields an :class:`~study.records.Interval` every so many examples and an :class:`EpochEnd` after every epoch; the
 caller may save :meth:`FineTuning.state` at each of them and resume from there later, to the bit. The loop knows neither
-files nor Ray.
+files nor Ray. On the host an optimizer step only launches work: nothing in it waits for the device.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from study.settings import Settings
 from study.stopping import StoppingPolicy, best_epoch, decide
 from study.training.accumulators import IntervalSums, TrainingSums
 from study.training.batches import epoch_order, interval_ends
+from study.training.capture import make_launcher
 from study.training.devices import random_state, set_random_state
 from study.training.evaluation import Evaluation, evaluate
 from study.training.gradients import Gradients
@@ -56,7 +57,8 @@ class FineTuning:
     """Fine-tunes ``model`` on ``data`` until the last of ``policies`` has stopped.
 
     ``optimizer_steps`` is the length of the longest policy. The model must be on ``device``; its weights are changed in
-    place. Dropout draws from torch's global generators, which the caller has seeded.
+    place. Dropout draws from torch's global generators, which the caller has seeded. Without ``capture`` a step is
+    launched kernel by kernel on CUDA too, with the same results.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class FineTuning:
         optimizer_steps: int,
         device: torch.device,
         precision: Precision,
+        capture: bool = True,
     ) -> None:
         self.model = model
         self.settings = settings
@@ -84,7 +87,12 @@ class FineTuning:
         self.learning_rate = LearningRate.of(settings, optimizer_steps)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = make_optimizer(model, settings, peak_learning_rate=self.learning_rate.peak, device=device)
-        self.gradients = Gradients(model, data.train, settings, device=device, precision=precision)
+        self.gradients = Gradients(model, data.train, settings, device=device, precision=precision, capture=capture)
+        self.launcher = make_launcher(device, capture=capture and self.gradients.fixed_shapes)
+        self.sums = IntervalSums(device)
+        # The same as the parameters, without their gradients; and as they were before the last step of an interval.
+        self.weights = [parameter.detach() for parameter in self.parameters]
+        self.before = [torch.empty_like(weight) for weight in self.weights]
         self.step = 0
         self.examples_seen = 0
         self.epochs: list[Epoch] = []
@@ -122,15 +130,17 @@ class FineTuning:
         windows = [range(start, min(start + batch, len(order))) for start in range(0, (last - first) * batch, batch)]
         closing = interval_ends([len(window) for window in windows], self.settings.log_every_examples)
         self.model.train()
-        started, sums = time.perf_counter(), IntervalSums(self.device)
+        started = time.perf_counter()
+        self.sums.reset()
         for index in range(self.step - first, last - first):
             # Checked before a step, not after an interval, so that a run that resumes from there checks it too.
             if not math.isfinite(self.epoch_sums.loss):
                 break
-            before = self._optimizer_step(windows[index], sums, keep=index in closing)
-            if before is not None:
-                yield self._close_interval(sums, before, started)
-                started, sums = time.perf_counter(), IntervalSums(self.device)
+            self._optimizer_step(windows[index], last_of_interval=index in closing)
+            if index in closing:
+                yield self._close_interval(started)
+                started = time.perf_counter()
+                self.sums.reset()
         if not math.isfinite(self.epoch_sums.loss):
             self.stop_reason = "non-finite"
         end = self._end_epoch()
@@ -138,28 +148,40 @@ class FineTuning:
         self.epoch_sums = TrainingSums()
         yield end
 
-    def _optimizer_step(self, window: range, sums: IntervalSums, *, keep: bool) -> list[torch.Tensor] | None:
-        """One step over a window of the epoch's order; returns a copy of the weights before it, with ``keep``."""
-        loss, fitted = self.gradients.accumulate(window)
-        if not fitted:
+    def _optimizer_step(self, window: range, *, last_of_interval: bool) -> None:
+        """One step over a window of the epoch's order; the weights before the last of an interval are kept."""
+        # Before the gradient, while the device's memory is free.
+        self.launcher.prepare("update", self._update, changes=self._changed_by_update)
+        if not self.gradients.accumulate(window):
             self.halved_at.append(self.step)
+        if last_of_interval:
+            torch._foreach_copy_(self.before, self.weights)
+        set_learning_rate(self.optimizer, self.learning_rate.factor(self.step))
+        self.launcher.run("update", self._update)
+        self.gradients.release()
+        self.step += 1
+        self.examples_seen += len(window)
+        self.sums.count(len(window))
+
+    def _update(self) -> None:
+        """Clip the gradient, change the weights, and add the step to the interval's sums."""
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.settings.max_gradient_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.max_gradient_norm, norm)
-        before = [parameter.detach().clone() for parameter in self.parameters] if keep else None
-        set_learning_rate(self.optimizer, self.learning_rate.factor(self.step))
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.examples_seen += len(window)
-        sums.count_step(loss, norm, len(window))
-        return before
+        self.sums.add(self.gradients.loss, norm)
 
-    def _close_interval(self, sums: IntervalSums, before: list[torch.Tensor], started: float) -> Interval:
-        """The record of the interval that the step from the weights ``before`` ends."""
-        change = [parameter.detach() - old for parameter, old in zip(self.parameters, before, strict=True)]
-        ratio = torch.nn.utils.get_total_norm(change) / torch.nn.utils.get_total_norm(before)
-        interval = sums.to_host(update_ratio=ratio, started=started)
+    def _changed_by_update(self) -> list[torch.Tensor]:
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        moments = [moment for moments in self.optimizer.state.values() for moment in moments.values()]
+        return [*self.parameters, *gradients, *moments, self.sums.values]
+
+    def _close_interval(self, started: float) -> Interval:
+        """The record of the interval that ends with the newest step, and began at ``started`` (perf_counter)."""
+        earlier = torch.nn.utils.get_total_norm(self.before)
+        torch._foreach_sub_(self.before, self.weights)
+        ratio = torch.nn.utils.get_total_norm(self.before) / earlier
+        interval = self.sums.to_host(update_ratio=ratio, started=started)
         self.epoch_sums.merge(interval)
         return Interval(
             examples_seen=self.examples_seen,
@@ -237,11 +259,12 @@ class FineTuning:
             parts[part][key] = tensor
         self.model.load_state_dict(parts["model"])
         load_optimizer_state(self.optimizer, self.model, parts["optimizer"])
-        set_random_state(parts["random"], self.device)
         values = state.values
+        set_random_state(parts["random"], self.device, otherwise=(self.settings.seed, values["step"]))
+        self.launcher.clear()  # the moments are other tensors now
         self.step = values["step"]
         self.examples_seen = values["examples_seen"]
-        self.gradients.micro_batch_size = values["micro_batch_size"]
+        self.gradients.set_micro_batch_size(values["micro_batch_size"])
         self.halved_at = list(values["halved_at"])
         self.stop_reason = values["stop_reason"]
         self.epochs = [Epoch(**epoch) for epoch in values["epochs"]]

@@ -20,23 +20,31 @@ def make_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019), whose groups each have their peak learning rate as ``initial_lr``.
 
+    Its moments lie on the device from the start, so that the first step needs no more memory than the others. On CUDA
+    a group's rate is a tensor there, which a graph of the step reads anew each time.
+
     Without ``adam_bias_correction`` it is the optimizer of BERT's original code (Devlin et al. 2019; Zhang et al. 2021,
     "Revisiting few-sample BERT fine-tuning", section 3.1): its state starts so late that the corrections are 1.
     """
+    on_cuda = device.type == "cuda"
     optimizer = torch.optim.AdamW(
         parameter_groups(model, settings, peak_learning_rate=peak_learning_rate),
         betas=settings.adam_betas,
         eps=settings.adam_eps,
         fused=device.type in ("cpu", "cuda"),
+        capturable=on_cuda,
     )
-    if not settings.adam_bias_correction:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                optimizer.state[parameter] = {
-                    "step": torch.tensor(UNCORRECTED_STEP, dtype=torch.float32, device=device),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
+    optimizer._warned_capturable_if_run_uncaptured = True  # steps do run uncaptured, too
+    start = 0.0 if settings.adam_bias_correction else UNCORRECTED_STEP
+    for group in optimizer.param_groups:
+        if on_cuda:
+            group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=device)
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.tensor(start, dtype=torch.float32, device=device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
     return optimizer
 
 
@@ -58,7 +66,11 @@ def parameter_groups(model: nn.Module, settings: Settings, *, peak_learning_rate
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Give each group its peak learning rate times ``factor``."""
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+        rate = group["initial_lr"] * factor
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:

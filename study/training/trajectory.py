@@ -20,6 +20,7 @@ from study.stopping import best_epoch
 from study.storage import TrajectoryFolder, replacing
 from study.training import checkpoint
 from study.training.devices import (
+    avoid_cudnn_attention,
     choose_precision,
     device_name,
     find_device,
@@ -138,6 +139,7 @@ def make_loop(config: TrajectoryConfig) -> FineTuning:
     reset_peak_memory(device)
     torch.manual_seed(settings.seed)
     set_tf32(settings.tf32)
+    avoid_cudnn_attention()
     model = load_classifier(
         settings.model,
         classes=len(data.label_names),

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,21 @@ def test_the_throughput_benchmark_runs_trajectories_side_by_side() -> None:
 def test_a_benchmark_runs_as_a_file() -> None:
     output = run("benchmarks/accuracy.py", "--models", "tiny-bert", "--examples", "60", "--epochs", "1", "--seeds", "2")
     assert "| tiny-bert | 2" in output
+
+
+def test_the_checks_of_a_gpu_are_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+    output = run("-m", "benchmarks.gpu", "--rehearse", "--groups", "right", "--out", str(tmp_path))
+    assert ", 0 wrong, 0 sections out of time" in output
+    for name in ("captured = eager", "interrupted and resumed = whole", "no memory while capturing"):
+        assert f"ok   right    {name}" in output
+
+
+@pytest.mark.slow
+def test_the_speed_of_a_gpu_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+    output = run("-m", "benchmarks.gpu", "--rehearse", "--groups", "fast", "study", "savings", "--out", str(tmp_path))
+    assert "0 wrong, 0 sections out of time" in output
+    for name in ("batch 2: compiled", "all 100, compiled", "batch 2: without"):
+        assert name in output
 
 
 STUDY = ["--models", "tiny-bert", "--examples", "60", "--set", "data.max_length=16", "--set", "epochs=2"]

@@ -159,5 +159,20 @@ def test_a_study_from_before_a_setting_existed_continues_with_its_default(traine
     study.folder.write_plan(values)
     assert start(trained).unfinished == []
     study.folder.write_plan(values)
-    with pytest.raises(StudyError, match="compile was false, is now true"):
+    with pytest.raises(StudyError, match="compile was auto, is now true"):
+        start(trained, fixed={"compile": True})
+
+
+@pytest.mark.parametrize("before", [False, "auto"])
+def test_a_study_goes_on_with_and_without_automatic_compilation(trained: Path, before: Any) -> None:
+    """Earlier versions recorded false as the default."""
+    study = start(trained)
+    values = json.loads(json.dumps(study.plan.to_json()))
+    for item in (*values["cells"], *values["trajectories"]):
+        item["settings"]["compile"] = before
+    for after in ("auto", False):
+        study.folder.write_plan(values)
+        assert start(trained, fixed={"compile": after}).unfinished == []
+    study.folder.write_plan(values)
+    with pytest.raises(StudyError, match=f"compile was {str(before).lower()}, is now true"):
         start(trained, fixed={"compile": True})

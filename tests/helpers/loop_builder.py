@@ -63,6 +63,8 @@ def make_loop(
     *,
     policies: Sequence[StoppingPolicy] | None = None,
     precision: Precision = "float32",
+    device: torch.device = CPU,
+    capture: bool = True,
 ) -> FineTuning:
     """A loop at its start, with the number of steps that a plan would give it; one policy that never stops early."""
     steps_per_epoch = -(-len(data.train) // settings.batch_size)
@@ -72,13 +74,14 @@ def make_loop(
         settings.model, classes=CLASSES, special=data.special, max_length=LENGTH, dropout=settings.dropout
     )
     return FineTuning(
-        model,
+        model.to(device),
         data,
         settings,
         policies=policies or [StoppingPolicy(max_epochs=-(-steps // steps_per_epoch))],
         optimizer_steps=steps,
-        device=CPU,
+        device=device,
         precision=precision,
+        capture=capture,
     )
 
 
@@ -90,4 +93,7 @@ def weights(loop: FineTuning) -> dict[str, torch.Tensor]:
 def assert_same_bits(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     """Assert the same names and, for each, the same bits."""
     assert got.keys() == expected.keys()
-    assert [name for name in got if not torch.equal(got[name], expected[name])] == []
+    unequal = {name: (got[name], tensor) for name, tensor in expected.items() if not torch.equal(got[name], tensor)}
+    if unequal:
+        largest = {name: float((a.double() - b.double()).abs().max()) for name, (a, b) in unequal.items()}
+        raise AssertionError(f"{len(unequal)} of {len(expected)} tensors differ: {largest}")

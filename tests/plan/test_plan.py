@@ -224,6 +224,15 @@ def by_content(plan: Plan) -> tuple[dict[Settings, str], dict[str, set[str]]]:
     return cells, {trajectory.id: set(trajectory.cells) for trajectory in plan.trajectories}
 
 
+def test_cells_that_were_trained_when_compile_was_false_keep_their_ids(tmp_path: Path) -> None:
+    automatic, without, compiled = (plan(tmp_path, compile=value).cells[0] for value in ("auto", False, True))
+    assert automatic.settings.compile == "auto"
+    assert plan(tmp_path).cells == (automatic,)
+    assert (without.id, without.trajectory) == (automatic.id, automatic.trajectory)
+    assert compiled.id != automatic.id
+    assert compiled.settings.identity()["compile"] is True
+
+
 def test_ids_do_not_depend_on_the_order_of_keys_and_axes(tmp_path: Path) -> None:
     axes = {"early_stopping": [NEVER, {"patience": 1, "metric": "loss"}], "batch_size": [16, 32], "seed": [0, 1]}
     turned = {"seed": [1, 0], "batch_size": [32, 16], "early_stopping": [{"metric": "loss", "patience": 1}, NEVER]}

@@ -1,5 +1,6 @@
-"""Memory that the allocator keeps between steps, and releases after the last."""
+"""Memory that is kept between steps, released, or lacking; and generators that another device left."""
 
+import contextlib
 import multiprocessing
 import platform
 import resource
@@ -9,7 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from study.training.devices import keep_freed_memory, release_memory
+from study.training.devices import (
+    is_out_of_memory,
+    keep_freed_memory,
+    random_state,
+    release_memory,
+    set_random_state,
+)
 
 MEGABYTES = 256
 
@@ -42,3 +49,43 @@ def test_freed_memory_is_kept_for_the_next_step_and_released_on_request(monkeypa
     assert megabytes["kept"] > MEGABYTES * 0.9
     assert megabytes["released"] < MEGABYTES / 4
     assert megabytes["by default"] < MEGABYTES / 4
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("anything"), True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(error: RuntimeError, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
+
+
+def test_a_generator_that_a_checkpoint_lacks_is_seeded_from_seed_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of a CPU has no state of a GPU's generator."""
+    seeds: list[int] = []
+    restored: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, _: restored.append(state))
+    states, cuda = random_state(torch.device("cpu")), torch.device("cuda")
+    for otherwise in ((0, 5), (0, 5), (0, 6), (1, 5)):
+        torch.rand(3)
+        set_random_state(states, cuda, otherwise=otherwise)
+        assert torch.equal(torch.get_rng_state(), states["cpu"])
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == 3
+    assert restored == []
+    set_random_state({**states, "cuda": states["cpu"]}, cuda)
+    assert len(seeds) == 4
+    assert restored[0] is states["cpu"]

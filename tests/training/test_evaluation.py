@@ -133,6 +133,26 @@ def test_the_batch_size_of_an_evaluation_changes_no_score(
     assert numbers_of(got) == pytest.approx(numbers_of(expected), rel=1e-5)
 
 
+def test_a_batch_of_an_evaluation_that_does_not_fit_is_halved() -> None:
+    classifier, split = make_varied_model("tiny-bert"), make_data("tiny-bert", train=8, evaluated=70).validation
+    expected = evaluate(classifier, split, device=CPU, precision="float32")
+    room, rows = [10], list[int]()
+
+    def refuse(_: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+        if len(arguments[0]) > room[0]:
+            raise RuntimeError("CUDA error: out of memory")
+        rows.append(len(arguments[0]))
+
+    classifier.register_forward_pre_hook(refuse)
+    got = evaluate(classifier, split, device=CPU, precision="float32")
+    assert rows == [8] * 8 + [6]  # of 64
+    assert np.allclose(got.predictions.logits, expected.predictions.logits, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(got.predictions.example_id, split.ids)
+    room[0] = 0
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate(classifier, split, device=CPU, precision="float32")
+
+
 @pytest.mark.parametrize("size", [1, 3, 20])
 def test_evaluation_depends_neither_on_the_micro_batch_nor_on_random_numbers(size: int) -> None:
     """It leaves the random generators in the state that it finds."""

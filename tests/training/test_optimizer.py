@@ -105,6 +105,19 @@ def test_without_bias_correction_the_first_step_is_longer() -> None:
     assert steps[False] == pytest.approx(0.01 * 0.1 / math.sqrt(0.001), rel=1e-4)
 
 
+@pytest.mark.parametrize("corrected", [True, False])
+def test_moments_exist_before_the_first_step(corrected: bool) -> None:
+    """The memory that they need is taken while a micro-batch that is too large can still be halved."""
+    model = make_model("tiny-bert")
+    optimizer = optimizer_of(model, make_settings(adam_bias_correction=corrected))
+    for parameter in model.parameters():
+        state = optimizer.state[parameter]
+        assert float(state["step"]) == (0.0 if corrected else 1e9)
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert state[name].shape == parameter.shape
+            assert not state[name].any()
+
+
 def test_without_bias_correction_the_state_is_saved_and_loaded() -> None:
     settings = make_settings(adam_bias_correction=False)
     model, other_model = make_model("tiny-bert"), make_model("tiny-bert")

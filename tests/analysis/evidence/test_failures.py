@@ -34,7 +34,8 @@ def test_only_conditions_with_failures_and_successes_are_evidence(tmp_path: Path
     assert comparison.p_value == pytest.approx(2 / 252)
     assert comparison.fewer == "linear"
     assert comparison.evidence == (
-        "in 1 of 2 conditions (tiny-bert) some runs failed: there 0 of 5 linear runs and 5 of 5 constant runs failed, p = 0.008"
+        "in 1 of 2 conditions (tiny-bert) some runs failed: there 0 of 5 linear runs and 5 of 5 constant runs failed, "
+        "p = 0.008"
     )
     assert comparison.difference is not None
     assert comparison.difference.value == -1

@@ -82,6 +82,4 @@ def test_the_unit_of_an_answer_says_how_its_estimate_is_written(unit: Unit, writ
 
 def test_without_an_estimate_the_evidence_is_the_number_of_seeds() -> None:
     assert evidence_sentence(Answer(question="?", verdict="yes", sentence="")) == "No seeds were compared."
-    assert (
-        evidence_sentence(Answer(question="?", verdict="yes", sentence="", seeds=1)) == "Up to 1 seed per condition."
-    )
+    assert evidence_sentence(Answer(question="?", verdict="yes", sentence="", seeds=1)) == "Up to 1 seed per condition."

@@ -42,7 +42,8 @@ def test_the_best_setting_has_its_test_score_with_interval_and_seeds(tmp_path: P
     )
     assert re.match(
         r"Its test accuracy is \d+\.\d points above that of the next best on validation, lr 0\.0005 "
-        r"\(95% interval \+\d+\.\d to \+\d+\.\d, 4 seeds\)\. The next best on validation is the study's first setting\.$",
+        r"\(95% interval \+\d+\.\d to \+\d+\.\d, 4 seeds\)\. "
+        r"The next best on validation is the study's first setting\.$",
         distance,
     )
 
