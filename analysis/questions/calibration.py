@@ -126,7 +126,8 @@ def _evidence(effect: Effect) -> str:
     if len(effect.strata) > 1:
         over, under = _directions(effect)
         evidence += (
-            f"; of {len(effect.strata)} conditions, {over} are shown to be over-confident and {under} under-confident"
+            f"; of {len(effect.strata)} conditions, {over} {agree(over, 'is', 'are')} shown to be over-confident and "
+            f"{under} under-confident"
         )
     return evidence
 

@@ -61,7 +61,8 @@ def test_conditions_of_which_some_are_over_confident_and_the_rest_calibrated_hav
 
     answer = settled_answer(QUESTION, results_of(tmp_path, tell, SMALL.replace("10000", "30000")))
     assert answer.verdict == "over-confident"
-    assert f"of 4 conditions, {over} are shown to be over-confident and 0 under-confident" in answer.sentence
+    verb = "is" if over == 1 else "are"
+    assert f"of 4 conditions, {over} {verb} shown to be over-confident and 0 under-confident" in answer.sentence
 
 
 def test_few_examples_show_neither(tmp_path: Path) -> None:
