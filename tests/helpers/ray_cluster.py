@@ -12,10 +12,16 @@ from pathlib import Path
 import psutil
 
 RAY = Path(sys.executable).with_name("ray")
-# Joins, waits for so many nodes and leaves.
+# Joins, waits for so many nodes and leaves. On a busy machine a head node may need longer than Ray waits for it.
 WAIT = """
 import sys, time, ray
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+until = time.monotonic() + 180
+while not ray.is_initialized():
+    try:
+        ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+    except ConnectionError:
+        if time.monotonic() > until:
+            raise
 while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
     time.sleep(0.1)
 """
