@@ -40,8 +40,8 @@ FAILURES_SHARE = 0.6
 
 METHOD = (
     "The verdicts hold together: the probability that any claim of an effect is false is held to 5 %. Where some runs "
-    f"failed, claims about how often runs fail share {5 * FAILURES_SHARE:g} % of that, and all other claims "
-    f"{5 * (1 - FAILURES_SHARE):g} %; where none failed, the others have all of it. Claims about failures hold only "
+    f"failed, claims about how often runs fail have {5 * FAILURES_SHARE:g} of these 5 percentage points, and all other "
+    f"claims {5 * (1 - FAILURES_SHARE):g}; where none failed, the others have all. Claims about failures hold only "
     "if failures depend on model and schedule at all (a closed test, Marcus, Peritz & Gabriel 1976); the others are "
     "corrected by Holm's (1979) method. What happened to a single run is a fact and not corrected. Tables of single "
     "conditions, pairs and seeds are exploratory: their p-values and intervals stand for each row alone."

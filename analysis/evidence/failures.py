@@ -130,7 +130,7 @@ class FailureComparison:
         """What was seen, in a clause without a full stop."""
         total, informative = len(self.conditions), self.informative
         if not informative:
-            everywhere = "in the one condition" if total == 1 else f"in all {total} conditions"
+            everywhere = "in the one condition" if total == 1 else f"in any of the {total} conditions"
             nothing = not any(any([*s.first.values(), *s.second.values()]) for s in self.strata("unstable"))
             return (
                 f"no run failed {everywhere}"

@@ -181,8 +181,9 @@ def _cross_fitted(results: Results, replays: Sequence[dict[EarlyStopping, Replay
 def _evidence(cost: RuleCost, effect: Effect) -> str:
     return (
         f"{rule_name(cost.rule)} would have stopped {cost.stopped:,} of {count(cost.runs, 'run')}, saved "
-        f"{percent(cost.saved, 0)} of the epochs and cost {points_estimate(effect.mean.estimate())} of test accuracy, "
-        f"with {count(effect.mean.seeds, 'seed')} per condition"
+        f"{percent(cost.saved, 0)} of the epochs and cost {points_estimate(effect.mean.estimate())} of test accuracy"
+        f"{', each seed scored by the rule that the others select' if effect is not cost.lost else ''}, with "
+        f"{count(effect.mean.seeds, 'seed')} per condition"
     )
 
 
@@ -198,10 +199,11 @@ def _undetermined(cost: RuleCost, fitted: Effect | None, costs: Sequence[RuleCos
         return f"With one seed per condition, {evidence}; what it costs with other seeds is not known."
     if not selected:
         return f"No rule that saves epochs costs less than {points(ACCEPTED_LOSS)} on validation: {evidence}."
-    highest = clopper_pearson(cost.harmed, cost.runs).high
+    highest = clopper_pearson(cost.harmed, cost.runs, level=1 - 2 * ALPHA).high
     return (
         f"No rule is shown to be safe: {evidence}; {cost.harmed} of {cost.runs} runs lost more than "
-        f"{points(ACCEPTED_LOSS)}, which is compatible with up to {percent(highest, 0)} of runs."
+        f"{points(ACCEPTED_LOSS)} beyond two standard errors, which is compatible with up to {percent(highest, 0)} of "
+        "runs."
     )
 
 

@@ -197,7 +197,7 @@ def _accuracy_effect(results: Results, decaying: str) -> tuple[list[Table], str]
     )
     if math.isnan(mean.p_value):
         return [table], ""
-    return [table], f" Among runs that learned, {names[0]} differs by {points_estimate(gain)} on test."
+    return [table], f" Among runs that learned, {names[0]} scores {points_estimate(gain)} on test against {names[1]}."
 
 
 def _caveats(comparison: FailureComparison, mean_rates: MeanRateComparison, *, with_warmup: bool) -> list[str]:
@@ -223,14 +223,29 @@ def _next_commands(results: Results, comparison: FailureComparison, mean_rates: 
     commands = complete_plan(results)
     rates = sorted({cell.settings.learning_rate for cell in results.plan.cells})
     if not comparison.informative:
-        higher = {"learning_rate": [2 * rates[-1], 4 * rates[-1]]}
-        commands.append(extend(results, "looks for failures at higher rates", higher))
+        where, values = _rates_to_try(comparison, rates)
+        commands.append(extend(results, f"looks for rates at which some runs fail: {where}", {"learning_rate": values}))
     # Of rates from a range, none is half of another.
     if not mean_rates.available and "learning_rate" not in results.space.ranges:
         purpose = f"adds half the rate, whose constant runs have the mean rate of {mean_rates.schedule} decay"
         commands.append(extend(results, purpose, {"learning_rate": [rate / 2 for rate in rates]}))
     commands.append(more_seeds(results, "makes the failure counts large enough to compare", SEEDS_TO_COUNT))
     return commands
+
+
+def _rates_to_try(comparison: FailureComparison, rates: Sequence[float]) -> tuple[str, list[float]]:
+    """Where failures that schedules could prevent may be found, in words and as rates, if all or no runs fail now."""
+    failing = [
+        condition.group.settings.learning_rate
+        for condition in comparison.conditions
+        if any([*condition.failed.first.values(), *condition.failed.second.values()])
+    ]
+    if not failing:
+        return "higher ones", [2 * rates[-1], 4 * rates[-1]]
+    safe = [rate for rate in rates if rate < min(failing)]
+    if not safe:
+        return "lower ones", [rates[0] / 4, rates[0] / 2]
+    return "between those that always fail and the others", [float(f"{math.sqrt(safe[-1] * min(failing)):.2g}")]
 
 
 def _figures(runs: Sequence[TrajectoryResult], diagnoses: Diagnoses, results: Results) -> list[Figure]:

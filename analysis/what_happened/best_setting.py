@@ -21,7 +21,8 @@ def best_setting(results: Results, ranked: Sequence[ConditionScores]) -> str:
         return "No run has a score on test yet."
     best = settings[0]
     name = name_or_model(cell_naming(results), best.settings, without=["seed"])
-    head = f"{name}, of {len(settings):,} settings" if len(settings) > 1 else f"There is one setting, {name}"
+    apart = " that are trained apart" if len(settings) < len(ranked) else ""
+    head = f"{name}, of {len(settings):,} settings{apart}" if len(settings) > 1 else f"There is one setting, {name}"
     seeds = count(best.complete, "seed")
     sentence = (
         f"{head}: validation accuracy {percent(best.validation)}, test accuracy {_test_accuracy(results, best)}, "

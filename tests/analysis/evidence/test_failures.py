@@ -72,7 +72,7 @@ def test_runs_that_neither_failed_nor_learned_are_left_out_and_counted(tmp_path:
     comparison = comparison_of(tmp_path, tell, text)
     assert comparison.undecided == 8
     assert [condition.failed.counts for condition in comparison.conditions] == [((0, 3), (0, 3))] * 2
-    assert comparison.evidence == "no run failed in all 2 conditions"
+    assert comparison.evidence == "no run failed in any of the 2 conditions"
     assert (comparison.attainable, comparison.difference, comparison.limits()) == (False, None, "")
 
 

@@ -43,7 +43,10 @@ def test_ties_in_few_runs_do_not_show_that_a_rule_is_safe(tmp_path: Path, text: 
     assert ((1 - 0.05 ** (1 / runs)) * PLAUSIBLE_LOSS < ACCEPTED_LOSS) == safe
     assert answer.verdict == ("patience 1 on loss" if safe else UNDETERMINED)
     if not safe:
-        assert f"0 of {runs} runs lost more than 0.5 points, which is compatible with up to" in answer.sentence
+        assert (
+            f"0 of {runs} runs lost more than 0.5 points beyond two standard errors, which is compatible with up to"
+            in answer.sentence
+        )
 
 
 def test_a_rule_that_ruins_a_fifth_of_the_runs_is_not_recommended(tmp_path: Path) -> None:
