@@ -4,6 +4,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,14 @@ def test_records_are_mirrored_while_the_context_lasts_and_runs_end_with_it(study
     def statuses() -> set[str]:
         return {snapshot(study)[cell]["info"][1] for cell in trajectory.cells}
 
+    def mirrored() -> bool:
+        with suppress(AssertionError):  # until the mirror has created the experiment
+            return trajectory.cells[0] in snapshot(study)
+        return False
+
     with BackgroundMirror(make_mirror(study), every_seconds=0.1) as mirroring:
         study.train(trajectory, validation_loss=VALIDATION_LOSS[:1])
-        wait_until(lambda: trajectory.cells[0] in snapshot(study), seconds=30)
+        wait_until(mirrored, seconds=30)
         assert statuses() == {"RUNNING"}
     assert mirroring.error is None
     assert statuses() == {"KILLED"}
