@@ -29,8 +29,8 @@ Condition = tuple[object, ...]
 def read_pilot(path: Path) -> tuple[Assumptions, str]:
     """What the study in the folder ``path`` leads to assume, and in words what that rests on.
 
-    What it does not show is assumed as without a pilot, and the words say so. Raises StudyError where it is no study,
-    or none of its runs has ended.
+    Whatever the study does not show keeps its default, and the text says so. Raises StudyError if the folder holds no
+    study, or if none of its runs has ended.
     """
     try:
         results = read(path)

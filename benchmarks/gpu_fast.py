@@ -45,7 +45,7 @@ def make_work(place: Place, batch_size: int) -> Work:
 def take_turns(
     results: Results, place: Place, work: Work, contenders: Mapping[str, Contender], steps: Mapping[str, int]
 ) -> dict[str, Rates]:
-    """Steps per second of each contender in each turn; one that fails is written down, and the others go on."""
+    """Steps per second of each contender in each turn; one that fails is recorded, and the others continue."""
     choose_backend(place)
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     timings: dict[str, Timing] = {}
@@ -59,7 +59,7 @@ def take_turns(
                     with place.device:  # weights drawn there take no time
                         timings[name] = Timing(work, contenders[name], device=place.device)
                 rates[name].append(count / timings[name].seconds(count))
-            except Exception as error:
+            except Exception as error:  # whatever breaks one contender is its result
                 results.add(f"batch {work.batch_size}: {name}", f"{type(error).__name__}: {str(error)[:500]}", ok=False)
                 del rates[name]
     return {name: Rates(values=tuple(values)) for name, values in rates.items()}

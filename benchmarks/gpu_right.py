@@ -140,14 +140,13 @@ def _resumes(data: EncodedData, whole: Tensors, **values: Any) -> tuple[bool, st
     assert saved is not None
     resumed.load(saved)
     end = finish(resumed)
-    end["intervals"] = whole["intervals"][-len(end["intervals"]) :]
-    expected = {**whole, "intervals": end["intervals"]}
+    expected = {**whole, "intervals": whole["intervals"][-len(end["intervals"]) :]}
     same, note = largest_difference(end, expected)
     return same, f"after {len(passed)} records; {note}"
 
 
 def resumed(results: Results, place: Place) -> None:
-    """An interrupted run that goes on equals an uninterrupted one to the bit, and so does a second one."""
+    """A resumed run matches an uninterrupted one bit for bit, and so does a second uninterrupted one."""
     cases: list[dict[str, Any]] = [
         {"model": "tiny-bert", "adam_bias_correction": False},
         {"model": "tiny-roberta", "micro_batch_size": 6},
@@ -169,7 +168,7 @@ def choose_backend(place: Place) -> None:
 
 
 def compiled_layers(results: Results, place: Place) -> None:
-    """Compiled layers train as others do; captured they equal the eager ones to the bit, and go on exactly."""
+    """Compiled layers train as others do; captured they equal the eager ones to the bit, also after resuming."""
     choose_backend(place)
     results.add("the compiler works", works := compiled.compiler_works(place.device), ok=works)
     data = make_data("tiny-roberta", FEW, length=place.size(128, 16), padded=True)
@@ -281,7 +280,7 @@ def _refuse_captures(loop: FineTuning) -> None:
 
 
 def moved(results: Results, place: Place) -> None:
-    """A checkpoint of a CPU goes on on a GPU, and the other way round."""
+    """A checkpoint written on the CPU resumes on the GPU, and vice versa."""
     data = make_data("tiny-bert", 32, length=16, padded=True)
     for source, target in ((CPU, place.device), (place.device, CPU)):
         first = make_loop(data, device=source, precision="float32")
@@ -306,19 +305,17 @@ def moved(results: Results, place: Place) -> None:
 
 
 def dropout(results: Results, place: Place) -> None:
-    """Attention leaves out the share that it is told to: rows of the identity as values show the shares themselves."""
+    """Attention drops the given share of its weights, which the identity as values makes visible."""
     n, heads, length, width = place.size((64, 12, 64, 64), (16, 4, 32, 32))
     zero = torch.zeros(n, heads, length, width, device=place.device, dtype=torch.bfloat16)
     value = torch.eye(length, width, device=place.device, dtype=torch.bfloat16).expand_as(zero)
     mask = torch.ones(n, 1, 1, length, dtype=torch.bool, device=place.device)
     for given in (mask, None):
         shares = torch.nn.functional.scaled_dot_product_attention(zero, zero, value, attn_mask=given, dropout_p=0.1)
-        left_out, mean = float((shares == 0).float().mean()), float(shares.float().mean() * length)
+        dropped, mean = float((shares == 0).float().mean()), float(shares.float().mean() * length)
         near = place.size(0.002, 0.01)
-        label = f"share left out at 0.1, {'mask' if given is not None else 'no mask'}"
-        results.add(
-            label, left_out, ok=abs(left_out - 0.1) < near and abs(mean - 1) < 5 * near, note=f"mean {mean:.4f}"
-        )
+        label = f"share dropped at 0.1, {'mask' if given is not None else 'no mask'}"
+        results.add(label, dropped, ok=abs(dropped - 0.1) < near and abs(mean - 1) < 5 * near, note=f"mean {mean:.4f}")
 
 
 SECTIONS = {

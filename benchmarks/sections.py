@@ -54,7 +54,7 @@ class Place:
         device = find_device()
         if device.type == "cpu" and not rehearse:
             raise SystemExit("no GPU was found: --rehearse runs on a CPU")
-        transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # of the library
         set_tf32(False)
         avoid_cudnn_attention()
         return cls(device=device, rehearse=rehearse, imdb=imdb)
@@ -91,7 +91,7 @@ def run_section(
         work(results, place)
     except OutOfTimeError:
         results.add(name, OUT_OF_TIME)
-    except Exception as error:
+    except Exception as error:  # whatever breaks a section is its result
         told = "".join(traceback.format_exception(error)[-6:])[-2_500:]
         results.add(name, f"{type(error).__name__}: {str(error)[:300]}", ok=False, note=told)
         usable = False

@@ -108,17 +108,13 @@ class Section(BaseModel):
 
         A neutral value is what the code did before the field existed, so that a new field changes no id.
         """
-        neutral, also = _neutral_values(type(self)), self.ALSO_NEUTRAL
-        return {
-            name: json_value(value)
-            for name, value in self
-            if value != neutral[name] and not (name in also and value == also[name])
-        }
+        neutral = _neutral_values(type(self))
+        return {name: json_value(value) for name, value in self if value not in neutral[name]}
 
     @classmethod
-    def is_neutral(cls, name: str, value: Any) -> bool:
-        """Whether a value of the field ``name`` is neutral."""
-        return value in (_neutral_values(cls)[name], cls.ALSO_NEUTRAL.get(name, _neutral_values(cls)[name]))
+    def neutral_values(cls, name: str) -> tuple[Any, ...]:
+        """The values of the field ``name`` that change no id: all of them mean the same training."""
+        return _neutral_values(cls)[name]
 
 
 def _as_written(section: type[Section], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,8 +135,12 @@ def _section_of(annotation: Any) -> type[Section] | None:
 
 
 @cache
-def _neutral_values(section: type[Section]) -> Mapping[str, Any]:
-    return {name: section.NEUTRAL.get(name, field.default) for name, field in section.model_fields.items()}
+def _neutral_values(section: type[Section]) -> Mapping[str, tuple[Any, ...]]:
+    also = {name: (value,) for name, value in section.ALSO_NEUTRAL.items()}
+    return {
+        name: (section.NEUTRAL.get(name, field.default), *also.get(name, ()))
+        for name, field in section.model_fields.items()
+    }
 
 
 def json_value(value: Any) -> Any:

@@ -16,11 +16,12 @@ import pytest
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
 
-# Before torch and numpy are imported: where each of two test processes has a thread for each of two cores, the threads
-# wait for one another, and a test of a gradient takes 200 s instead of 27.
-THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
-for library in ("OMP", "OPENBLAS", "MKL"):
-    os.environ.setdefault(f"{library}_NUM_THREADS", str(THREADS))
+# Before torch and numpy are imported in a process that shares the machine with other test processes: with two threads
+# each on two cores, two of them wait for one another, and a test of a gradient takes 100 to 250 s instead of 9 to 14.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", str(threads))
 
 NEEDED = {
     "kubernetes": "kubernetes-validate is not installed (pip install kubernetes-validate==1.37.0)",

@@ -147,7 +147,7 @@ def largest_loss_rise(groups: Sequence[ConditionCalibration]) -> LossRise | None
 def _p_both_rise(low: ConditionCalibration, high: ConditionCalibration, largest: float) -> float:
     """The p-value that accuracy or loss does not rise; over the examples alone where a single seed is shared.
 
-    Of no pair that is less clear than ``largest`` is more computed than shows that.
+    It may stop at the p-value of loss where that alone is at least ``largest``.
     """
     before, after = low.by_seed, high.by_seed
     seeds = sorted(before.keys() & after.keys())

@@ -1,4 +1,4 @@
-"""Scores of settings that other seeds select, so that what selects does not also estimate."""
+"""Scores of settings on seeds that had no part in selecting them, so that selection does not bias the estimate."""
 
 from __future__ import annotations
 

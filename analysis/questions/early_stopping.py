@@ -84,16 +84,15 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
     if all(run.trajectory.epochs < 2 for run in results.runs):
         sentence = "Every trajectory has one epoch, after which there is nothing to stop."
         return Answer(question=QUESTION, verdict=NOT_ASKED, sentence=sentence)
-    replays = [{rule: replay(results, run, rule) for rule in RULES} for run in runs]
-    if not replays:
+    if not runs:
         return Answer(
             question=QUESTION,
             verdict=UNDETERMINED,
             sentence="No trajectory of two epochs or more ran to its planned end with a checkpoint to select.",
             next_commands=_commands_for_whole_runs(results),
         )
-    usable = usable_runs(results)
-    if not any(run in usable for run in runs):
+    usable = {run.trajectory.id for run in usable_runs(results)}
+    if not any(run.trajectory.id in usable for run in runs):
         return Answer(
             question=QUESTION,
             verdict=UNDETERMINED,
@@ -101,6 +100,7 @@ def answer(results: Results, rng: np.random.Generator) -> Answer:
             seeds=seeds,
             next_commands=_commands_for_whole_runs(results),
         )
+    replays = [{rule: replay(results, run, rule) for rule in RULES} for run in runs]
     costs = {rule: _cost(results, [by_rule[rule] for by_rule in replays]) for rule in RULES}
     selected = _select(replays)
     fitted = _cross_fitted(results, replays)

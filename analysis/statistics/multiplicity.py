@@ -22,11 +22,11 @@ def divided_level(
 
     The p-values of each family are adjusted for one another already. The first family has ``first_share`` of the level
     and the second the rest, whether or not the other makes claims, since which ones are made depends on the data; a
-    family all of whose claims hold gives its share to the other (Bretz et al. 2009).
+    family all of whose claims hold gives its share to the other (Bretz et al. 2009). One without a share has no claims.
     """
 
     def adjust(own: Sequence[float], others: Sequence[float], share: float) -> list[float]:
-        others_hold = max(others) / (1 - share) if others and share < 1 else 1.0
-        return [min(1.0, p / share, max(p, others_hold)) if share else 1.0 for p in own]
+        others_hold = max(others) / (1 - share) if others else 1.0
+        return [min(1.0, p / share, max(p, others_hold)) for p in own]
 
     return adjust(first, second, first_share), adjust(second, first, 1 - first_share)

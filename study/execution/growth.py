@@ -73,10 +73,9 @@ def _keeps_one(space: Space, plan: Plan, key: str, before: set[Any]) -> bool:
 
 
 def _and_neutral(key: str, values: set[Any]) -> set[Any]:
-    """The values, and where one is neutral, the other one that is."""
-    if key not in Settings.ALSO_NEUTRAL or not any(Settings.is_neutral(key, value) for value in values):
-        return values
-    return {*values, Settings.ALSO_NEUTRAL[key], Settings.model_fields[key].default}
+    """The values, and where one is neutral, all that are."""
+    neutral = set(Settings.neutral_values(key))
+    return values | neutral if values & neutral else values
 
 
 def _values(space: Space, key: str) -> set[Any]:

@@ -113,7 +113,7 @@ class ValueReader:
 
     @staticmethod
     def _neutral_twice(key: str, values: Sequence[PartialSettings]) -> bool:
-        return key in NEUTRAL_TWICE and sum(Settings.is_neutral(key, value[key]) for value in values) > 1
+        return key in NEUTRAL_TWICE and sum(value[key] in Settings.neutral_values(key) for value in values) > 1
 
     def _duplicate(self, key: str, value: PartialSettings, location: Location) -> None:
         self.diagnostics.error(location, f"duplicate value {flow(value_as_file(key, value))}")

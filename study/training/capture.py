@@ -126,7 +126,7 @@ class Graphs:
 @cache
 def _capturing_stream(device: torch.device) -> torch.cuda.Stream:
     """One for all graphs of a process: each stream has a buffer of cuBLAS, which is kept until the process ends."""
-    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # of torch
     return stream
 
 

@@ -68,7 +68,7 @@ def compiler_works(device: torch.device) -> bool:
 
     try:
         x = torch.ones(8, device=device, requires_grad=True)
-        torch.compile(small, backend=BACKEND)(x).sum().backward()  # type: ignore[no-untyped-call]
+        torch.compile(small, backend=BACKEND)(x).sum().backward()  # type: ignore[no-untyped-call]  # of torch
     except Exception as error:  # whatever a missing or broken tool chain raises
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         warnings.warn(f"torch.compile does not work here, so training runs uncompiled: {reason}", stacklevel=2)

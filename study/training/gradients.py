@@ -159,7 +159,7 @@ class Gradients:
             self.loss.copy_(loss) if first else self.loss.add_(loss)
 
     def _shape(self, window: range) -> tuple[int, bool]:
-        """To how many tokens the texts of a window are padded, and whether the model is told their lengths."""
+        """The length in tokens that a window is padded to, and whether the model gets the lengths of its texts."""
         longest = self.ids.shape[1]
         lengths = self.lengths[self.order[window.start : window.stop]]
         if not self.one_length:

@@ -164,7 +164,7 @@ def test_a_study_from_before_a_setting_existed_continues_with_its_default(traine
 
 
 @pytest.mark.parametrize("before", [False, "auto"])
-def test_a_study_goes_on_with_and_without_automatic_compilation(trained: Path, before: Any) -> None:
+def test_a_study_continues_with_and_without_automatic_compilation(trained: Path, before: Any) -> None:
     """Earlier versions recorded false as the default."""
     study = start(trained)
     values = json.loads(json.dumps(study.plan.to_json()))

@@ -25,7 +25,7 @@ Test = Callable[..., None]
 
 
 def on_gpu(test: Test) -> Test:
-    """Mark a test that needs a GPU; what libraries warn of there is no error."""
+    """Mark a test that needs a GPU, where warnings of libraries are not errors."""
     marked: Test = pytest.mark.gpu(pytest.mark.filterwarnings("default")(test))
     return marked
 
@@ -136,7 +136,7 @@ def test_compiled_layers_are_captured_and_resume_to_the_bit(cuda: torch.device, 
 
 @on_gpu
 @pytest.mark.parametrize("there", ["cpu", "cuda"])
-def test_a_checkpoint_of_one_device_goes_on_on_the_other(cuda: torch.device, tmp_path: Path, there: str) -> None:
+def test_a_checkpoint_of_one_device_resumes_on_the_other(cuda: torch.device, tmp_path: Path, there: str) -> None:
     """The generator that a checkpoint lacks is seeded from the seed and the step, so both runs from it are equal."""
     source, target = (CPU, cuda) if there == "cuda" else (cuda, CPU)
     data, settings = make_data("tiny-bert", train=40), make_settings(dropout=0.1, batch_size=8)
@@ -245,7 +245,7 @@ def test_kernel_by_kernel_work_is_done_once_whatever_its_key() -> None:
     assert isinstance(launcher, Eager)
     launcher.prepare("a", lambda: done.append("prepared"))
     for name in "aba":
-        launcher.run("a", lambda name=name: done.append(name), changes=nothing)  # type: ignore[misc]
+        launcher.run("a", partial(done.append, name), changes=nothing)
     launcher.clear()
     assert done == ["a", "b", "a"]
 

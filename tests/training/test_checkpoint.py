@@ -92,8 +92,8 @@ def test_a_loop_is_saved_and_loaded_to_the_bit(tmp_path: Path, family: str) -> N
         assert_same_bits(resumed.optimizer.state_dict()["state"][index], moments)
 
 
-def test_a_checkpoint_of_a_gpu_goes_on_on_a_cpu(tmp_path: Path) -> None:
-    """The state of a generator that this device has not is left out."""
+def test_a_checkpoint_of_a_gpu_resumes_on_a_cpu(tmp_path: Path) -> None:
+    """The state of a generator that this device does not have is ignored."""
     loop, resumed = trained_and_new("tiny-bert")
     state = loop.state()
     save(tmp_path, LoopState(tensors={**state.tensors, "random.cuda": torch.zeros(16).byte()}, values=state.values))

@@ -67,7 +67,7 @@ def test_freed_memory_is_kept_for_the_next_step_and_released_on_request(monkeypa
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
     ],
 )
-def test_a_lack_of_memory_is_told_from_other_errors(error: RuntimeError, expected: bool) -> None:
+def test_a_lack_of_memory_is_distinguished_from_other_errors(error: RuntimeError, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
 
 
