@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from study.models.attention import attend_from_first, use_attention
+from study.models.attention import attend_from_first, project_together, use_attention
 from study.models.dropout import replace_dropout
 from study.models.loading import loading_errors
 from study.models.tokenizer import SpecialTokens
@@ -44,7 +44,8 @@ class Classifier(nn.Module):
 
     The model is given those of ids, mask and token types that its tokenizer lists as its inputs. For families whose
     head reads the first position alone, the last layer computes only that one, which is exact, and attention and
-    dropout use the implementations that are fast on a CPU; without ``savings`` the library's model is left as it is.
+    dropout use the implementations that are fast on the device; without ``savings`` the library's model is left as it
+    is.
     """
 
     def __init__(self, model: transformers.PreTrainedModel, inputs: Sequence[str], *, savings: bool = True) -> None:
@@ -54,8 +55,10 @@ class Classifier(nn.Module):
         self.first_position = model.config.model_type in FIRST_POSITION_FAMILIES
         if self.first_position and savings:
             base: Any = model.base_model
-            last = base.encoder.layer[-1]
+            *others, last = base.encoder.layer
             last.forward = MethodType(_first_position_layer, last)
+            for layer in others:
+                layer.attention.self.forward = MethodType(project_together, layer.attention.self)
             use_attention(model)
             replace_dropout(model)
 
@@ -68,7 +71,11 @@ class Classifier(nn.Module):
             # anything is padded, and waits for the answer.
             mask = mask[:, None, None, :] if self.first_position else mask.long()
         given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(input_ids)}
-        logits: torch.Tensor = self.model(**{name: given[name] for name in self.inputs if name in given}).logits
+        given = {name: given[name] for name in self.inputs if name in given}
+        if self.first_position:
+            # One row for all texts, so that no embedding is looked up and no gradient added for each of their tokens.
+            given["token_type_ids"] = torch.zeros_like(input_ids[:1])
+        logits: torch.Tensor = self.model(**given).logits
         return logits
 
 

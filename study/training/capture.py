@@ -30,10 +30,19 @@ def nothing() -> Sequence[torch.Tensor]:
 
 
 class Launcher(Protocol):
-    """Runs work that is the same whenever it has the same key: the same shapes, the same tensors."""
+    """Runs work that is the same whenever it has the same key: the same shapes, the same tensors.
 
-    def run(self, key: Hashable, work: Work, *, changes: Changes = nothing) -> None:
-        """Do ``work``. Preparing it may do it several times, so the tensors that it ``changes`` are put back after."""
+    ``captures`` says whether what is launched together is one graph.
+    """
+
+    captures: bool
+
+    def run(self, key: Hashable, work: Work, *, changes: Changes = nothing, warm_up: Work | None = None) -> None:
+        """Do ``work``.
+
+        Preparing it may do it several times, or in its place ``warm_up``, the part of it that was not launched before;
+        so the tensors that this ``changes`` are put back after.
+        """
 
     def prepare(self, key: Hashable, work: Work, *, changes: Changes = nothing) -> None:
         """Do what :meth:`run` would do before the first ``work`` of this key."""
@@ -45,7 +54,9 @@ class Launcher(Protocol):
 class Eager:
     """Launches kernel by kernel."""
 
-    def run(self, key: Hashable, work: Work, *, changes: Changes = nothing) -> None:
+    captures = False
+
+    def run(self, key: Hashable, work: Work, *, changes: Changes = nothing, warm_up: Work | None = None) -> None:
         """Do ``work``."""
         work()
 
@@ -64,17 +75,19 @@ class Graphs:
     not suffice, the error is that of the work.
     """
 
+    captures = True
+
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = _capturing_stream(device)
         self.graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
 
-    def run(self, key: Hashable, work: Work, *, changes: Changes = nothing) -> None:
+    def run(self, key: Hashable, work: Work, *, changes: Changes = nothing, warm_up: Work | None = None) -> None:
         """Replay the graph of ``work``."""
-        self.prepare(key, work, changes=changes)
+        self.prepare(key, work, changes=changes, warm_up=warm_up)
         self.graphs[key].replay()
 
-    def prepare(self, key: Hashable, work: Work, *, changes: Changes = nothing) -> None:
+    def prepare(self, key: Hashable, work: Work, *, changes: Changes = nothing, warm_up: Work | None = None) -> None:
         """Capture ``work`` unless it was; weights, moments, gradients and generators are afterwards what they were."""
         if key in self.graphs:
             return
@@ -82,7 +95,7 @@ class Graphs:
         changed = list(changes())
         kept = [tensor.detach().clone() for tensor in changed]
         try:
-            self._warm_up(work)
+            self._warm_up(warm_up or work)
             self.graphs[key] = self._capture(work)
         finally:
             if kept:

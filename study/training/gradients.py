@@ -7,7 +7,8 @@ examples divided by the size of the whole batch.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
@@ -19,7 +20,7 @@ from study.data.dataset import Encoded
 from study.models.classifier import Classifier
 from study.records import Precision
 from study.settings import Settings
-from study.training.capture import make_launcher, nothing
+from study.training.capture import Work, make_launcher, nothing
 from study.training.compiled import CompiledLayers, compiler_works, is_worth_compiling
 from study.training.devices import (
     autocast,
@@ -88,25 +89,23 @@ class Gradients:
         self.launcher.clear()
         self.index = torch.zeros(size, dtype=torch.int64, device=self.device)
 
-    def accumulate(self, window: range) -> bool:
+    def accumulate(self, window: range, update: Work) -> bool:
         """Set the gradient of the mean loss over a window of the order, and :attr:`loss`, the sum of its losses.
 
-        Returns whether it fitted. Where memory does not suffice, the micro-batch is halved for good, and the window
-        started again with the random numbers that it had started with. Raises torch's own error when not even one
-        example fits.
+        Returns whether the ``update`` that follows is done too: where a micro-batch is a whole batch, both are one
+        graph, which reads the gradient where it was computed, and the parameters' own gradients stay as they were.
+
+        Where memory does not suffice, the micro-batch is halved for good, and the window started again with the random
+        numbers that it had started with. Raises torch's own error when not even one example fits.
         """
-        fitted = True
         while True:
             generators = random_state(self.device)
             try:
-                self._backward(window)
+                return self._backward(window, update)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self.micro_batch_size == 1:
                     raise
-            else:
-                return fitted
             # Outside the handler: the exception holds the frames, and they the memory, of what failed.
-            fitted = False
             self.release()
             set_random_state(generators, self.device)
             self.set_micro_batch_size(math.ceil(min(self.micro_batch_size, len(window)) / 2))
@@ -119,7 +118,7 @@ class Gradients:
         if not self.fixed_shapes:
             self.model.zero_grad(set_to_none=True)
 
-    def _backward(self, window: range) -> None:
+    def _backward(self, window: range, update: Work) -> bool:
         for start in range(0, len(window), self.micro_batch_size):
             part = window[start : start + self.micro_batch_size]
             length, padded = self._shape(part)
@@ -129,11 +128,13 @@ class Gradients:
                 work(index)
                 continue
             self.index.copy_(index)
-            self.launcher.run(
-                (length, padded, start == 0),
-                partial(work, self.index, layers=self.layers),
-                changes=nothing if start == 0 else self._results,
-            )
+            work = partial(work, self.index, layers=self.layers)
+            if len(part) == len(window) and self.launcher.captures:
+                # Only the gradient is done before the capture, for which the update is ready.
+                self.launcher.run((length, padded, "step"), partial(work, update=update), warm_up=work)
+                return True
+            self.launcher.run((length, padded, start == 0), work, changes=nothing if start == 0 else self._results)
+        return False
 
     def _results(self) -> list[torch.Tensor]:
         return [self.loss, *(parameter.grad for parameter in self.parameters if parameter.grad is not None)]
@@ -147,16 +148,24 @@ class Gradients:
         of: int,
         first: bool,
         layers: CompiledLayers | None = None,
+        update: Work | None = None,
     ) -> None:
-        """Set, or after the ``first`` one add, the gradient and the loss of the examples at ``index``, of ``of``."""
+        """Set, or after the ``first`` one add, the gradient and the loss of the examples at ``index``, of ``of``.
+
+        Given an ``update``, do it with this gradient, which is kept no longer.
+        """
         used: AbstractContextManager[None] = layers.used() if layers is not None else nullcontext()
         with used, autocast(self.device, self.precision):
             logits = self.model(self.ids[index, :length], self.device_lengths[index] if padded else None)
         loss = functional.cross_entropy(logits.float(), self.labels[index], reduction="sum")
         gradients = torch.autograd.grad(loss / of, self.parameters, allow_unused=True)
         with torch.no_grad():
-            _keep(self.parameters, gradients, first=first)
             self.loss.copy_(loss) if first else self.loss.add_(loss)
+            if update is None:
+                _keep(self.parameters, gradients, first=first)
+            else:
+                with _lent(self.parameters, gradients):
+                    update()
 
     def _shape(self, window: range) -> tuple[int, bool]:
         """The length in tokens that a window is padded to, and whether the model gets the lengths of its texts."""
@@ -180,6 +189,20 @@ def _compiled(settings: Settings, train: Encoded, device: torch.device, *, short
             examples=len(train), batch_size=settings.batch_size, optimizer_steps=settings.optimizer_steps
         )
     return wanted and compiler_works(device)
+
+
+@contextmanager
+def _lent(parameters: list[torch.nn.Parameter], gradients: tuple[torch.Tensor | None, ...]) -> Iterator[None]:
+    """Within it, ``parameters`` have these gradients, as contiguous as they, and then their own again."""
+    own = [parameter.grad for parameter in parameters]
+    try:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient.contiguous()
+        yield
+    finally:
+        for parameter, gradient in zip(parameters, own, strict=True):
+            parameter.grad = gradient
 
 
 def _keep(parameters: list[torch.nn.Parameter], gradients: tuple[torch.Tensor | None, ...], *, first: bool) -> None:

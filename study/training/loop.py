@@ -152,12 +152,14 @@ class FineTuning:
         """One step over a window of the epoch's order; the weights before the last of an interval are kept."""
         # Before the gradient, while the device's memory is free.
         self.launcher.prepare("update", self._update, changes=self._changed_by_update)
-        if not self.gradients.accumulate(window):
-            self.halved_at.append(self.step)
         if last_of_interval:
             torch._foreach_copy_(self.before, self.weights)
         set_learning_rate(self.optimizer, self.learning_rate.factor(self.step))
-        self.launcher.run("update", self._update)
+        tried = self.micro_batch_size
+        if not self.gradients.accumulate(window, self._update):
+            self.launcher.run("update", self._update)
+        if self.micro_batch_size < tried:
+            self.halved_at.append(self.step)
         self.gradients.release()
         self.step += 1
         self.examples_seen += len(window)

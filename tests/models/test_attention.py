@@ -10,11 +10,11 @@ import transformers
 from loop_builder import CLASSES, CPU, FAMILIES, LENGTH, VOCABULARY, make_data, make_loop, make_settings
 from torch.nn import functional
 
-from study.models.attention import NAME, attend, attend_from_first
+from study.models.attention import NAME, _fits_flash, attend, attend_from_first, sequence_bounds
 from study.models.classifier import Classifier, load_classifier
 from study.models.tokenizer import SpecialTokens
 from study.records import Precision
-from study.training.devices import autocast
+from study.training.devices import autocast, avoid_cudnn_attention
 
 # Rounds to none of 65,536 levels: plain products without dropout.
 NO_DROPOUT = 1e-9
@@ -49,6 +49,55 @@ def test_plain_products_compute_torchs_attention(mask: torch.Tensor | None, scal
         assert value.grad is not None
         assert exact_value.grad is not None
         assert torch.allclose(value.grad.double(), exact_value.grad, atol=tolerance)
+
+
+def test_a_padded_row_is_a_sequence_of_its_text_and_one_of_its_padding() -> None:
+    boolean = masks()[1]
+    assert boolean is not None
+    assert sequence_bounds(boolean).tolist() == [0, 7, 7, 11, 14, 15, 21]
+
+
+@pytest.fixture
+def cuda() -> torch.device:
+    """A GPU in the state that a trajectory has it in."""
+    avoid_cudnn_attention()
+    return torch.device("cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [16, 100, 128])
+def test_flash_attention_of_padded_texts_computes_torchs_attention(cuda: torch.device, length: int) -> None:
+    """Of the texts: what padding attends to is read nowhere."""
+    generator = torch.Generator(cuda).manual_seed(1)
+    shape = (5, 4, length, 64)
+    given = [torch.randn(shape, device=cuda, generator=generator).bfloat16().requires_grad_() for _ in range(3)]
+    inside = torch.arange(length, device=cuda) < torch.tensor([length, length - 1, 9, 2, length], device=cuda)[:, None]
+    mask = inside[:, None, None, :]
+    weights = torch.randn(shape, device=cuda, generator=generator) * inside[:, None, :, None]
+    assert _fits_flash(given[0], mask)
+    got = attend(given[0], given[1], given[2], mask, dropout=0.0)
+    gradients = torch.autograd.grad((got * weights).sum(), given)
+    exact = [value.detach().double().requires_grad_() for value in given]
+    expected = functional.scaled_dot_product_attention(exact[0], exact[1], exact[2], attn_mask=mask)
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), exact)
+    assert float(((got - expected) * inside[:, None, :, None]).abs().max()) < 0.02
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        assert float((gradient - wanted).abs().max()) < 0.02 * float(wanted.abs().max())
+
+
+@pytest.mark.gpu
+def test_flash_attention_drops_the_share_that_was_asked_for_and_repeats_to_the_bit(cuda: torch.device) -> None:
+    """With equal scores and values of 1, each output is the share that was kept, divided by the chance of it."""
+    given = [torch.zeros(64, 12, 128, 64, device=cuda, dtype=torch.bfloat16).requires_grad_() for _ in range(2)]
+    ones = torch.ones_like(given[0]).requires_grad_()
+    mask = torch.ones(64, 1, 1, 128, device=cuda, dtype=torch.bool)
+    ends = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        out = attend(given[0], given[1], ones, mask, dropout=0.1)
+        ends.append([out, *torch.autograd.grad(out.float().square().sum(), [*given, ones])])
+    assert 1 - 0.9 * float(ends[0][0].double().mean()) == pytest.approx(0.1, abs=0.003)
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
 
 
 @pytest.mark.parametrize("mask", masks())

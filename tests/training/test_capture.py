@@ -15,7 +15,7 @@ from loop_builder import CPU, FAMILIES, LENGTH, assert_same_bits, make_data, mak
 
 from study.records import Interval
 from study.training import gradients
-from study.training.capture import Eager, Graphs, Launcher, make_launcher, nothing
+from study.training.capture import Changes, Eager, Graphs, Launcher, Work, make_launcher, nothing
 from study.training.checkpoint import load_newest, save
 from study.training.compiled import is_worth_compiling
 from study.training.devices import avoid_cudnn_attention, random_state, release_memory, set_tf32
@@ -251,26 +251,41 @@ def test_kernel_by_kernel_work_is_done_once_whatever_its_key() -> None:
 
 
 class Recording(Eager):
-    """Launches kernel by kernel, and keeps the keys."""
+    """Launches kernel by kernel as if it were a graph, and keeps the keys."""
+
+    captures = True
 
     def __init__(self) -> None:
         self.keys: list[Hashable] = []
 
-    def run(self, key: Hashable, work: Callable[[], None], *, changes: Any = nothing) -> None:
+    def run(self, key: Hashable, work: Work, *, changes: Changes = nothing, warm_up: Work | None = None) -> None:
         """Do ``work``."""
         self.keys.append(key)
         work()
 
 
-def test_only_full_micro_batches_of_full_batches_are_launched_with_a_key() -> None:
-    """Of each epoch of 20 texts, batches of 8 are cut in 3, 3 and 2, and the last batch is of 4."""
-    data = make_data("tiny-bert", train=20, shortest=LENGTH)
-    loop = make_loop(data, make_settings(batch_size=8, micro_batch_size=3))
+@pytest.mark.parametrize(
+    ("micro_batch_size", "keys"),
+    [
+        pytest.param(3, [(LENGTH, False, True), (LENGTH, False, False)], id="3, 3 and 2"),
+        pytest.param(4, [(LENGTH, False, True), (LENGTH, False, False)], id="4 and 4"),
+        pytest.param(8, [(LENGTH, False, "step")], id="8"),
+    ],
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_full_micro_batches_of_full_batches_are_launched_with_a_key(
+    family: str, micro_batch_size: int, keys: list[Hashable]
+) -> None:
+    """Of each epoch of 20 texts, two batches are of 8 and cut in parts, and the last batch is of 4."""
+    data = make_data(family, train=20, shortest=LENGTH)
+    settings = make_settings(
+        model=family, batch_size=8, micro_batch_size=micro_batch_size, dropout=0.1, max_gradient_norm=0.5
+    )
+    loop = make_loop(data, settings)
     recording = Recording()
     loop.gradients.launcher = recording
-    expected = finish(make_loop(data, make_settings(batch_size=8, micro_batch_size=3)))
-    assert_same_bits(finish(loop), expected)
-    assert recording.keys == [(LENGTH, False, True), (LENGTH, False, False)] * 2 * 2
+    assert_same_bits(finish(loop), finish(make_loop(data, settings)))
+    assert recording.keys == keys * 2 * 2
 
 
 def test_where_shapes_are_fixed_lengths_are_few_and_the_mask_is_always_given(monkeypatch: pytest.MonkeyPatch) -> None:
