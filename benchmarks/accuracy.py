@@ -64,6 +64,7 @@ def last_epoch(settings: Settings, encoded: Path, precision: Precision) -> Epoch
             policies=(StoppingPolicy(max_epochs=epochs),),
             optimizer_steps=epochs * steps_per_epoch,
             precision=precision,
+            gpus=float(find_device().type == "cuda"),
         )
     )
     for _ in loop.run():

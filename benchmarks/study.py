@@ -88,7 +88,7 @@ def make_bench(given: argparse.Namespace, folder: Path) -> Bench:
         f"data.examples={given.examples}",
         "seed=0",
         "learning_rate=5e-4",
-        "run.gpu=0",
+        f"run.gpu={int(find_device().type == 'cuda')}",
         *given.set,
     ]
     space = read(given.space, set=overrides, data=given.data)

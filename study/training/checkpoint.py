@@ -31,15 +31,20 @@ SAFETENSORS_TYPES = {
 }
 # The largest share of the time that checkpoints at epochs' ends may take.
 LARGEST_TIME_SHARE = 0.02
+# What a disk or a share writes, until the first checkpoint has shown it.
+BYTES_PER_SECOND = 300e6
 
 
 class CheckpointTimer:
-    """Decides when a checkpoint is due: every so many minutes, and at an epoch's end unless that takes over 2 %."""
+    """Decides when a checkpoint is due: every so many minutes, and at an epoch's end unless that takes over 2 %.
 
-    def __init__(self, *, every_minutes: float) -> None:
+    ``state`` is one of the loop's, all of which are of one size.
+    """
+
+    def __init__(self, state: LoopState, *, every_minutes: float) -> None:
         self.every = 60 * every_minutes
         self.saved = time.monotonic()
-        self.cost = 0.0
+        self.cost = sum(tensor.nbytes for tensor in state.tensors.values()) / BYTES_PER_SECOND
 
     def due(self, *, epoch_ended: bool) -> bool:
         """Whether to save now."""
