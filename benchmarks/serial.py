@@ -18,7 +18,7 @@ from benchmarks.contenders import collate, to_library
 from study.data.dataset import EncodedData
 from study.models.classifier import load_classifier
 from study.settings import Settings
-from study.training.devices import find_device
+from study.training.devices import choose_precision, find_device
 
 LARGEST_BATCH = 64
 
@@ -61,9 +61,10 @@ def library_model(settings: Settings, data: EncodedData) -> transformers.PreTrai
 
 
 def trainer_arguments(settings: Settings) -> Mapping[str, Any]:
-    """The library's names for ``settings``."""
+    """The library's names for ``settings``; the precision is the study's on a GPU, and float32 on a CPU."""
     micro_batch_size = min(settings.batch_size, LARGEST_BATCH)
-    on_cpu = find_device().type == "cpu"
+    device = find_device()
+    on_cpu = device.type == "cpu"
     return {
         "per_device_train_batch_size": micro_batch_size,
         "gradient_accumulation_steps": settings.batch_size // micro_batch_size,
@@ -78,6 +79,7 @@ def trainer_arguments(settings: Settings) -> Mapping[str, Any]:
         "eval_strategy": "epoch",
         "metric_for_best_model": "eval_loss",
         "use_cpu": on_cpu,
+        "bf16": not on_cpu and choose_precision(settings.precision, device) == "bfloat16",
         "dataloader_pin_memory": not on_cpu,
         "remove_unused_columns": False,
         "report_to": "none",

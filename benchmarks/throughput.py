@@ -45,22 +45,22 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--models", nargs="+", choices=list(SHAPES), metavar="MODEL",
-        help=f"from {', '.join(SHAPES)} (default: tiny mini; on a GPU bert-base roberta-base)")  # fmt: skip
+        help=f"from {', '.join(SHAPES)} (default: tiny mini; on a GPU bert-base)")  # fmt: skip
     add("--batch-sizes", nargs="+", type=int, metavar="N", help="effective batch sizes (default: 16; on a "
-        "GPU 16 64 256 4096)")  # fmt: skip
-    add("--lengths", nargs="+", type=int, metavar="N", help="in tokens (default: 128; on a GPU 128 512)")
+        "GPU 16 256)")  # fmt: skip
+    add("--lengths", nargs="+", type=int, default=[128], metavar="N", help="in tokens (default: 128)")
     add("--texts", choices=("imdb", "full"), default="imdb", help="random texts with lengths like "
         "IMDB's, or all of the full length (default: %(default)s)")  # fmt: skip
     add("--data", metavar="FILE", help="use the texts of a .parquet, .csv or .jsonl file instead")
-    add("--precisions", nargs="+", choices=("float32", "bfloat16"), help="(default: both where bfloat16 "
-        "is fast, else float32)")  # fmt: skip
-    add("--turns", type=int, default=7, metavar="N", help="turns of each contender (default: %(default)s)")
+    add("--precisions", nargs="+", choices=("float32", "bfloat16"), help="(default: float32, and "
+        "bfloat16 where it is fast; on a GPU bfloat16)")  # fmt: skip
+    add("--turns", type=int, metavar="N", help="turns of each contender (default: 7; on a GPU 3)")
     add("--seconds", type=float, default=2.0, metavar="S", help="length of a turn (default: %(default)s)")
     add("--threads", type=int, default=torch.get_num_threads(), metavar="N", help="on a CPU (default: "
         "%(default)s)")  # fmt: skip
     add("--clock", choices=list(CLOCKS), default="wall", help="cpu counts CPU seconds, for cores that "
         "other processes use too; with --threads 1 (default: %(default)s)")  # fmt: skip
-    add("--compile", action="store_true", help="add rows with torch.compile")
+    add("--compile", action="store_true", help="add rows with torch.compile, as on a GPU")
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--side-by-side", action="store_true", help="one trajectory of one thread for each core, "
         "compared with one Trainer that has all cores")  # fmt: skip
@@ -187,22 +187,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     set_tf32(False)
     gpu = device.type == "cuda"
     auto = choose_precision("auto", device)
-    precisions = given.precisions or (["float32"] if auto == "float32" else ["float32", "bfloat16"])
+    precisions = given.precisions or ([auto] if gpu or auto == "float32" else ["float32", auto])
+    given.turns = given.turns or (3 if gpu else 7)
     numbers = given.concurrent or ((1, given.threads) if given.side_by_side else ())
     print(
         f"{describe(device)}; precision auto is {auto}; "
         f"{given.turns} turns of {given.seconds:g} s by the {given.clock} clock",
         flush=True,
     )
-    for model in given.models or (["bert-base", "roberta-base"] if gpu else ["tiny", "mini"]):
-        for length in given.lengths or ([128, 512] if gpu and not numbers else [128]):
-            for batch_size in given.batch_sizes or ([16, 64, 256, 4096] if gpu and not numbers else [16]):
+    for model in given.models or (["bert-base"] if gpu else ["tiny", "mini"]):
+        for length in given.lengths:
+            for batch_size in given.batch_sizes or ([16, 256] if gpu and not numbers else [16]):
                 started = time.perf_counter()
                 work = make_work(given, model, length, batch_size)
                 if numbers:
                     result = measure_together(work, numbers, precisions, given)
                 else:
-                    result = measure(work, contenders(precisions, compiled=given.compile), given, device)
+                    result = measure(work, contenders(precisions, compiled=given.compile or gpu), given, device)
                 print(
                     f"\n{model}, batch {batch_size}, length {length} ({elapsed_since(started)})\n\n{result}", flush=True
                 )
