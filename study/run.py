@@ -17,11 +17,13 @@ from study.cli import Parser, add_tracking_uri, print_text, python_command, show
 from study.credentials import without_credentials
 from study.errors import SpaceError, StudyError
 from study.execution.growth import find_plan
-from study.plan.cell_results import cell_results
+from study.plan.cell_results import CellResult, cell_results
+from study.plan.gpu_speeds import GPUS, Gpu, gpu_named
 from study.plan.plan import Plan
 from study.space.reader import read
 from study.space.space import Space
 from study.storage import Storage
+from study.terminal.gpu_cost import describe_cluster_hours, describe_gpu_hours
 from study.terminal.summary import describe_plan
 
 # A full disk, or a full quota.
@@ -45,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="print what would be trained, and train nothing")
     add("--pilot", metavar="STUDY", help="with --dry-run: an earlier study's folder, whose seeds and failures say what "
         "this one can show")  # fmt: skip
+    add("--device", type=_gpu, metavar="NAME", help="with --dry-run: count GPU hours on this GPU, "
+        f"{', '.join(gpu.name for gpu in GPUS)} (default: on those of the cluster at --address)")  # fmt: skip
     add("--storage", default="studies", metavar="FOLDER", help="where studies are kept; on a cluster, a folder that "
         "all nodes share (default: %(default)s)")  # fmt: skip
     add("--fresh", action="store_true", help="start over in a new folder beside the study's")
@@ -62,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = command_line.parse_args(arguments)
     if given.pilot is not None and not given.dry_run:
         command_line.error("--pilot is only for --dry-run: it says what the study can show, and changes no training")
+    if given.device is not None and not given.dry_run:
+        command_line.error("--device is only for --dry-run: a study trains on the GPUs of its cluster")
     try:
         space = read(given.space, set=given.set, only=given.only, data=given.data)
         storage = Storage.locate(given.storage)
@@ -70,8 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = storage.study(space.name, fresh=given.fresh)
         plan = find_plan(folder, space)
         if given.dry_run:
-            summary = describe_plan(space, plan, cell_results(folder, plan), shown_path(folder.path))
-            print_text(f"{summary}\n{_describe_power(space, plan, given.pilot)}")
+            results = cell_results(folder, plan)
+            summary = describe_plan(space, plan, results, shown_path(folder.path))
+            hours = _describe_gpu_hours(space, plan, results, given)
+            print_text("\n".join(filter(None, [summary, hours, _describe_power(space, plan, given.pilot)])))
             return 0
         with folder.run_lock():
             # These import torch, Ray, MLflow and matplotlib, which an invalid input need not wait for.
@@ -104,6 +112,25 @@ def _write_report(folder: Path) -> Path:
     from analysis.report import write_report_of
 
     return write_report_of(folder)
+
+
+def _gpu(name: str) -> Gpu:
+    """The GPU of that name. Raises argparse's error for an unknown one."""
+    try:
+        return gpu_named(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _describe_gpu_hours(space: Space, plan: Plan, results: Sequence[CellResult], given: argparse.Namespace) -> str:
+    """GPU hours on the device that is given, or on the cluster's GPUs; empty where there is neither."""
+    if given.device is not None:
+        return describe_gpu_hours(space, plan, results, given.device)
+    if given.address is None or space.run.gpu == 0:
+        return ""
+    from study.execution.gpu_types import cluster_gpu_types  # imports Ray
+
+    return describe_cluster_hours(space, plan, results, cluster_gpu_types(given.address, verbose=given.verbose))
 
 
 def _describe_power(space: Space, plan: Plan, pilot: str | None) -> str:
