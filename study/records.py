@@ -149,7 +149,8 @@ class TrajectoryConfig:
 
     ``encoded`` is the folder of encoded data, ``policies`` are those of the trajectory's cells, the owner's first, and
     ``optimizer_steps`` is the length of the longest. ``precision`` is what ``precision: auto`` came to in this study;
-    None lets the device decide. ``objective`` is the metric that trial schedulers compare.
+    None lets the device decide. ``objective`` is the metric that trial schedulers compare. ``commit`` is that of a hub
+    model when the study started, so that all workers load the same files, and ask the hub for none that they have.
     """
 
     name: str
@@ -158,6 +159,7 @@ class TrajectoryConfig:
     policies: tuple[StoppingPolicy, ...]
     optimizer_steps: int
     precision: Precision | None = None
+    commit: str | None = None
     objective: str = "accuracy"
     checkpoint_every_minutes: float = 5.0
     gpus: float = 0.0

@@ -99,18 +99,25 @@ def _first_position_layer(
 
 
 def load_classifier(
-    model: str, *, classes: int, special: SpecialTokens, max_length: int, dropout: float | None
+    model: str,
+    *,
+    classes: int,
+    special: SpecialTokens,
+    max_length: int,
+    dropout: float | None,
+    commit: str | None = None,
 ) -> Classifier:
     """The classifier of ``model`` in float32, its new weights drawn from torch's global generator.
 
-    ``dropout`` None keeps the model's own. Raises ValueError when the model cannot be loaded, is not an encoder, lacks
-    weights of its body, has fewer positions than ``max_length`` or fewer ids than its tokenizer.
+    ``dropout`` None keeps the model's own; ``commit`` None takes a hub model's newest files. Raises ValueError when the
+    model cannot be loaded, is not an encoder, lacks weights of its body, has fewer positions than ``max_length`` or
+    fewer ids than its tokenizer.
     """
     if model in BUILT_IN_MODELS:
         config = _tiny_config(model, special, max_length)
     else:
         with loading_errors(model):
-            config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(model, revision=commit or "main", trust_remote_code=False)
         _check_config(model, config)
     config.num_labels = classes
     if dropout is not None:
@@ -130,6 +137,7 @@ def load_classifier(
         loaded, report = transformers.AutoModelForSequenceClassification.from_pretrained(
             model,
             config=config,
+            revision=commit or "main",
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,

@@ -1,17 +1,29 @@
-"""One readable error for whatever the libraries raise while they load a model's files."""
+"""Which files of a model are loaded, and one readable error for whatever the libraries raise meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import transformers
+from huggingface_hub import try_to_load_from_cache
+
+from study.settings import BUILT_IN_MODELS
 
 # What cannot be used is reported by the caller; the library would print tables and warnings beside it.
 transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 if not sys.stderr.isatty():
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def hub_commit(model: str) -> str | None:
+    """The commit of a hub model that this machine loaded last; None for any other model."""
+    if Path(model).is_absolute():
+        return None
+    config = try_to_load_from_cache(model, "config.json") if model not in BUILT_IN_MODELS else None
+    return Path(config).parent.name if isinstance(config, str) else None
 
 
 @contextlib.contextmanager
