@@ -108,12 +108,15 @@ def first_examples(encoded: Encoded, n: int) -> Encoded:
 
 def as_data(train: Encoded, shape: Shape) -> EncodedData:
     """``train`` with the smallest validation and test splits: no measurement here evaluates."""
+    types = ("token_type_ids",) if shape.family == "bert" else ()
     return EncodedData(
         train=train,
         validation=first_examples(train, 1),
         test=first_examples(train, 1),
         label_names=("no", "yes"),
-        special=SpecialTokens(pad=shape.pad, vocabulary=shape.vocabulary),
+        special=SpecialTokens(
+            pad=shape.pad, vocabulary=shape.vocabulary, inputs=("input_ids", "attention_mask", *types)
+        ),
         tokenizer=Path("no-tokenizer"),
     )
 

@@ -20,6 +20,7 @@ The study folder is the truth, MLflow a mirror of it:
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import getpass
 import json
@@ -28,6 +29,7 @@ import shutil
 import socket
 import time
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,30 +54,58 @@ from study.records import (
 )
 from study.scoring import Predictions
 
+# What a file system without locks answers.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+# How old the part of a file must be to be left by a writer that was killed on another machine.
+PART_SECONDS = 86_400
+
 
 @contextlib.contextmanager
-def replacing(path: Path, *, concurrent: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, first_wins: bool = False) -> Iterator[Path]:
     """Yield a temporary path; what is written there replaces ``path`` when the block ends without an error.
 
-    ``path`` then holds all of the new content or what it held before, a file even after a power cut. A folder whose
-    process is killed while it is replaced may be missing, never incomplete. With ``concurrent`` several processes may
-    write at once; a folder that is there by then is left, and OSError raised.
+    ``path`` then holds all of the new content or what it held before, even after a power cut, whoever else writes it
+    meanwhile. A folder whose process is killed while it is replaced may be missing, never incomplete. Where
+    ``first_wins``, a folder that is there by then is left, and OSError raised.
     """
-    # One name for all processes, of which one at a time writes: what a killed one leaves, the next removes.
-    unique = f".{uuid.uuid4().hex}" if concurrent else ""
-    part = path.with_name(f".{path.name}{unique}.part")
-    _remove(part)
+    _remove_parts(path.parent, path.name)
+    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+    aside = part.with_name(f"{part.name}.old")
     try:
         yield part
-        if part.is_file():
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-        elif not concurrent:
-            _remove(path)
+        _sync(part)
+        if part.is_dir() and not first_wins:
+            # Not deleted in its place: on NFS a folder whose files are open elsewhere cannot be deleted at once.
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(aside)
         part.replace(path)
     finally:
         _remove(part)
-    sync_folder(path.parent)
+        _remove(aside)
+    _sync_one(path.parent)
+
+
+def _remove_parts(folder: Path, name: str) -> None:
+    """Remove what killed writers of ``name`` in ``folder`` have left.
+
+    Whether a writer on another machine was killed cannot be known; what it leaves is removed after a day.
+    """
+    for part in folder.glob(f".{name}.*.part*"):
+        writer, _, pid = part.name.rpartition(".part")[0].rpartition(".")[0].rpartition(".")
+        here = writer.endswith(f".{socket.gethostname()}") and pid.isdecimal()
+        with contextlib.suppress(OSError):  # of a part that is renamed at this moment
+            if not _is_alive(int(pid)) if here else time.time() - part.stat().st_mtime > PART_SECONDS:
+                _remove(part)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:
@@ -85,9 +115,16 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Make a file, or a folder and all that it holds, durable."""
+    for inner in path.iterdir() if path.is_dir() else ():
+        _sync(inner)
+    _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    """Make a file's content, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -119,13 +156,21 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def lock_file(path: Path, *, wait: bool = False) -> Iterator[IO[str] | None]:
     """Hold the lock that is the file ``path``: gives the open file, or None where another process holds it.
 
-    With ``wait`` it is always obtained in the end. The lock ends with the process, however that ends.
+    With ``wait`` it is always obtained in the end. The lock ends with the process, however that ends. Raises StudyError
+    where the file system has no locks.
     """
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise StudyError(
+                f"the file system of {path.parent} has no locks ({error.strerror}), so two processes could write one "
+                "study; mount it with them (NFS without nolock, Lustre with -o flock), or give another --storage"
+            ) from error
         else:
             yield file
 
@@ -199,28 +244,56 @@ class TrajectoryFolder:
         return TrajectoryRecords(history=self.history(), outcome=outcome)
 
     def history(self) -> list[Record]:
-        """All records, oldest first; a line that a crash cut short is left out."""
+        """All records, oldest first, of which each epoch follows the one before.
+
+        A line that a crash cut short is left out, and so is a damaged one, with a warning that names it. Where an epoch
+        is lost with it, those after it are left out too: the trajectory is then not complete, and resumes.
+        """
+        records = sorted(self._records().values(), key=lambda record: (record.examples_seen, record.kind == "epoch"))
+        epochs = (record for record in records if isinstance(record, Epoch))
+        for expected, epoch in enumerate(epochs, start=1):
+            if epoch.epoch != expected:
+                warnings.warn(f"{self._history} lacks epoch {expected}, so later ones are not used", stacklevel=2)
+                return records[: records.index(epoch)]
+        return records
+
+    def _records(self) -> dict[tuple[str, int], Record]:
+        """All records that can be read, by what no other has; of two writers' equal ones the first."""
         try:
             content = self._history.read_bytes()
         except FileNotFoundError:
-            return []
-        return [from_line(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+            return {}
+        records: dict[tuple[str, int], Record] = {}
+        for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+            try:
+                record = from_line(line)
+            except (ValueError, TypeError, KeyError):
+                # The line that a crash cut short ends where the next writer began.
+                if not (line.startswith(b"{") and not line.endswith(b"}")):
+                    warnings.warn(f"{self._history}, line {number}: damaged, so it is not used", stacklevel=3)
+                continue
+            records.setdefault((record.kind, record.examples_seen), record)
+        return records
 
     def epochs(self) -> list[Epoch]:
         """The epochs of the history."""
         return [record for record in self.history() if isinstance(record, Epoch)]
 
     def append(self, records: Iterable[Record]) -> None:
-        """Append to the history those records that it does not hold yet, and make them durable."""
-        known = {(record.kind, record.examples_seen) for record in self.history()}
+        """Append to the history those records that it does not hold yet, and make them durable.
+
+        Nothing is ever taken away: a line that a crash cut short is ended first, and readers leave it out.
+        """
+        known = self._records()
         lines = [to_line(record) for record in records if (record.kind, record.examples_seen) not in known]
         with self._history.open("ab+") as file:
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-            file.writelines(lines)
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                lines = lines if file.read() == b"\n" else [b"\n", *lines]
+            file.write(b"".join(lines))  # at once, so that another writer's lines do not come between
             file.flush()
             os.fsync(file.fileno())
-        sync_folder(self.path)
+        _sync_one(self.path)
 
     def predictions_path(self, epoch: int, split: Split) -> Path:
         """The file of the predictions of the checkpoint after ``epoch``."""
@@ -248,9 +321,13 @@ class TrajectoryFolder:
         return read_predictions(self.predictions_path(epoch, split))
 
     def outcome(self) -> Outcome | None:
-        """How the trajectory ended; None while it has not."""
-        values = read_json(self._outcome)
-        return None if values is None else Outcome.from_json(values)
+        """How the trajectory ended; None while it has not, and, with a warning, where the file is damaged."""
+        try:
+            values = read_json(self._outcome)
+            return None if values is None else Outcome.from_json(values)
+        except (ValueError, TypeError, KeyError) as error:
+            warnings.warn(f"{self._outcome}: damaged, so the trajectory resumes ({error})", stacklevel=2)
+            return None
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Write how the trajectory ended. Everything else must be on disk by then."""
@@ -404,15 +481,21 @@ class StudyFolder:
                 raise StudyError(f"the study in {self.path} is being run {holder}; wait for it to end")
             file.truncate(0)
             since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-            json.dump(
-                {"user": getpass.getuser(), "host": socket.gethostname(), "pid": os.getpid(), "since": since}, file
-            )
+            json.dump({"user": _user(), "host": socket.gethostname(), "pid": os.getpid(), "since": since}, file)
             file.flush()
             yield
 
     def mirror_lock(self) -> contextlib.AbstractContextManager[object]:
         """Be the only process that mirrors the study: of two that looked for a run at once, both would create it."""
         return lock_file(self.path / ".mirror.lock", wait=True)
+
+
+def _user() -> str:
+    """The user's name, or number where the machine has no name for it, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _holder(text: str) -> str:
@@ -441,8 +524,9 @@ class Storage:
             raise StudyError(f"--storage {storage}: not a folder ({error})") from error
         if parts.scheme not in ("", "file"):
             raise StudyError(
-                f"--storage {parts.scheme}://…: studies need a file system that all nodes share; "
-                "mount the bucket, or give the path of a shared folder"
+                f"--storage {parts.scheme}://…: studies need a file system that all nodes share, with locks, renames "
+                "and appends, which a bucket lacks, mounted or not; give a folder on NFS, EFS, Filestore, Lustre or "
+                "CephFS"
             )
         return cls(path)
 

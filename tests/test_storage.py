@@ -1,15 +1,18 @@
 """The files of a study: written whole or not at all, read back as they were, and never by two processes at once."""
 
 import contextlib
+import errno
 import getpass
 import json
 import math
 import os
+import re
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,7 +100,9 @@ def test_an_incomplete_last_line_is_dropped_and_written_again(folder: Trajectory
     assert folder.history() == RECORDS[:-1]
     folder.append(RECORDS)
     assert folder.history() == RECORDS
-    assert path.read_bytes() == b"".join(lines)
+    assert path.read_bytes() == b"".join(lines[:-1]) + lines[-1][:kept] + b"\n" + lines[-1]
+    folder.append(RECORDS)
+    assert path.read_bytes().endswith(b"\n" + lines[-1])
 
 
 def test_an_incomplete_first_line_is_dropped(folder: TrajectoryFolder) -> None:
@@ -105,6 +110,83 @@ def test_an_incomplete_first_line_is_dropped(folder: TrajectoryFolder) -> None:
     assert folder.history() == []
     folder.append(RECORDS)
     assert folder.history() == RECORDS
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 80, b"nonsense", b"[1, 2]", b'{"kind": "interval"}', b"\xff\xfe", b"{}"])
+def test_a_damaged_line_is_named_and_left_out(folder: TrajectoryFolder, damage: bytes) -> None:
+    folder.append(RECORDS)
+    path = folder.path / "history.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], damage, *lines[2:]]))
+    with pytest.warns(UserWarning, match=r"history\.jsonl, line 2: damaged, so it is not used"):
+        assert folder.history() == [RECORDS[0], *RECORDS[2:]]
+
+
+def test_where_an_epoch_was_lost_the_history_ends_until_it_is_written_again(folder: TrajectoryFolder) -> None:
+    records = [*RECORDS, epoch(3, 4_800)]
+    folder.append(records)
+    path = folder.path / "history.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"epoch": 2', b'"ep\0ch": 2'))
+    with pytest.warns(UserWarning, match="history.jsonl") as caught:
+        assert folder.history() == RECORDS[:-1]
+    assert [str(one.message).split("history.jsonl")[1] for one in caught] == [
+        ", line 5: damaged, so it is not used",
+        " lacks epoch 2, so later ones are not used",
+    ]
+    with pytest.warns(UserWarning, match="line 5"):
+        folder.append(records)
+    with pytest.warns(UserWarning, match="line 5"):
+        assert folder.history() == records
+
+
+def test_a_damaged_outcome_is_named_and_taken_for_none(folder: TrajectoryFolder) -> None:
+    for damage in (b"", b"{", b"[]", b'{"status": "complete"}', b'{"halved_at": [], "unheard_of": 1}'):
+        (folder.path / "outcome.json").write_bytes(damage)
+        with pytest.warns(UserWarning, match=r"outcome\.json: damaged, so the trajectory resumes"):
+            assert folder.outcome() is None
+
+
+APPEND = """
+import sys, time
+sys.path.insert(0, "tests/helpers")
+from pathlib import Path
+from study.records import Interval
+from study.storage import TrajectoryFolder
+folder, first = TrajectoryFolder(Path(sys.argv[1])), int(sys.argv[2])
+for number in range(first, first + 200):
+    folder.append([Interval(examples_seen=number, optimizer_step=1, train_loss=0.5, gradient_norm=1.0,
+        learning_rate=1e-5, time=0.0)])
+"""
+
+
+def test_of_two_processes_that_append_to_one_history_neither_loses_a_record(folder: TrajectoryFolder) -> None:
+    """As a worker that was taken for lost and the one that took its place."""
+    writers = [subprocess.Popen([sys.executable, "-c", APPEND, str(folder.path), str(n)], cwd=ROOT) for n in (0, 200)]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    assert [record.examples_seen for record in folder.history()] == list(range(400))
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from study.storage import write_json
+for number in range(300):
+    write_json(Path(sys.argv[1]), {"number": number, "text": "x" * 5_000})
+"""
+
+
+def test_of_two_processes_that_write_one_file_readers_see_one_or_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "outcome.json"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITE, str(path)], cwd=ROOT) for _ in range(2)]
+    seen = 0
+    while any(writer.poll() is None for writer in writers):
+        values = read_json(path)
+        if values is not None:
+            seen += 1
+            assert len(values["text"]) == 5_000
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert seen > 10
+    assert [item.name for item in tmp_path.iterdir()] == ["outcome.json"]
 
 
 def test_nan_is_kept(folder: TrajectoryFolder) -> None:
@@ -252,7 +334,7 @@ def test_a_storage_is_a_path_or_a_file_uri(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        ("s3://bucket/studies", r"--storage s3://…: studies need a file system that all nodes share; mount the bucket"),
+        ("s3://bucket/studies", r"--storage s3://…: .* with locks, renames and appends, which a bucket lacks"),
         ("~nobody-of-this-name/x", "--storage ~nobody-of-this-name/x: not a folder"),
         ("http://[", r"--storage http://\[: not a folder"),
     ],
@@ -287,35 +369,32 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path) -> None:
     assert path.read_bytes() == b"three"
 
 
-def replace_file(path: Path, content: str, *, concurrent: bool, error: BaseException | None = None) -> None:
+def replace_file(path: Path, content: str, *, error: BaseException | None = None) -> None:
     """Replace a file, or raise ``error`` once all of it is written."""
-    with replacing(path, concurrent=concurrent) as part:
+    with replacing(path) as part:
         part.write_text(content)
         if error is not None:
             raise error
 
 
-def replace_folder(path: Path, name: str, *, concurrent: bool = False, error: BaseException | None = None) -> None:
+def replace_folder(path: Path, name: str, *, first_wins: bool = False, error: BaseException | None = None) -> None:
     """Replace a folder by one that has a file ``name``, or raise ``error`` once that is written."""
-    with replacing(path, concurrent=concurrent) as part:
+    with replacing(path, first_wins=first_wins) as part:
         part.mkdir()
         (part / name).touch()
         if error is not None:
             raise error
 
 
-@pytest.mark.parametrize("concurrent", [False, True])
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_file_keeps_its_content_when_the_block_that_replaces_it_raises(
-    tmp_path: Path, concurrent: bool, exists: bool
-) -> None:
+def test_a_file_keeps_its_content_when_the_block_that_replaces_it_raises(tmp_path: Path, exists: bool) -> None:
     path = tmp_path / "file"
     if exists:
         path.write_text("old")
     with pytest.raises(KeyboardInterrupt):
-        replace_file(path, "new", concurrent=concurrent, error=KeyboardInterrupt())
+        replace_file(path, "new", error=KeyboardInterrupt())
     assert [item.read_text() for item in tmp_path.iterdir()] == ["old"] * exists
-    replace_file(path, "new", concurrent=concurrent)
+    replace_file(path, "new")
     assert [(item.name, item.read_text()) for item in tmp_path.iterdir()] == [("file", "new")]
 
 
@@ -337,10 +416,10 @@ def test_of_two_processes_that_write_one_folder_at_once_the_first_wins(tmp_path:
     path = tmp_path / "folder"
 
     def replace_slowly() -> None:
-        with replacing(path, concurrent=True) as part:
+        with replacing(path, first_wins=True) as part:
             part.mkdir()
             (part / "slow").touch()
-            replace_folder(path, "fast", concurrent=True)
+            replace_folder(path, "fast", first_wins=True)
 
     with pytest.raises(OSError, match="not empty"):
         replace_slowly()
@@ -354,12 +433,33 @@ def test_the_rest_of_a_killed_write_is_removed_by_the_next(tmp_path: Path) -> No
     path.mkdir()
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
-    assert sorted(item.name for item in tmp_path.iterdir()) == [".folder.part", "folder"]
+    left, _ = sorted(item.name for item in tmp_path.iterdir())
+    assert re.fullmatch(rf"\.folder\.{re.escape(socket.gethostname())}\.\d+\.[0-9a-f]{{8}}\.part", left)
     assert list(path.iterdir()) == []
     write_bytes(path / "file", b"")
     with replacing(path) as part:
         part.mkdir()
     assert [item.name for item in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_what_a_writer_on_another_machine_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    part = tmp_path / ".file.elsewhere.example.12.0123abcd.part"
+    part.touch()
+    write_bytes(tmp_path / "file", b"")
+    assert part.exists()
+    os.utime(part, (0, time.time() - 90_000))
+    write_bytes(tmp_path / "file", b"")
+    assert not part.exists()
+
+
+def test_a_folder_is_replaced_though_its_files_cannot_be_deleted(tmp_path: Path) -> None:
+    """As on NFS, where a file that another process of the machine has open stays in the folder under another name."""
+    path = tmp_path / "folder"
+    replace_folder(path, "old")
+    with (path / "old").open() as file:
+        replace_folder(path, "new")
+        assert file.read() == ""
+    assert [item.name for item in tmp_path.rglob("*")] == ["folder", "new"]
 
 
 @pytest.mark.parametrize(
@@ -388,6 +488,28 @@ def other_process(code: str, *arguments: object) -> Iterator[subprocess.Popen[st
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """As Lustre without -o flock, and NFSv3 without its lock daemon."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(StudyError, match=r"has no locks \(.*mount it with them .*, or give another --storage"):
+        StudyFolder(tmp_path / "study").run_lock().__enter__()
+
+
+def test_a_user_without_a_name_holds_a_lock_by_number(tmp_path: Path) -> None:
+    """As in a container that runs as any user."""
+    code = "import os; from study.storage import _user\n"
+    code += "for name in ('LOGNAME', 'USER', 'LNAME', 'USERNAME'): os.environ.pop(name, None)\n"
+    code += "os.setuid(54321) if os.getuid() == 0 else None\nprint(_user(), os.getuid())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    user, number = done.stdout.split()
+    assert user == (number if os.getuid() == 0 else getpass.getuser())
 
 
 LOCKS = """

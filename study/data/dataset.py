@@ -164,7 +164,7 @@ def prepare(data: Data, *, identity: Mapping[str, Any], model: str, model_identi
     tokenizer = load_tokenizer(model, max_length=data.max_length, texts=texts["train"])
     cache.mkdir(parents=True, exist_ok=True)
     try:
-        with replacing(folder, concurrent=True) as part:
+        with replacing(folder, first_wins=True) as part:
             part.mkdir()
             for name, rows in positions.items():
                 input_ids, lengths = encode(texts[name], tokenizer, max_length=data.max_length)
@@ -178,9 +178,15 @@ def prepare(data: Data, *, identity: Mapping[str, Any], model: str, model_identi
                 "special": asdict(tokenizer.special),
             }
             (part / "encoded.json").write_text(json.dumps(description))
-    except OSError:
-        if not (folder / "encoded.json").exists():  # another process may have encoded the same at the same time
-            raise
+    except OSError as error:
+        if (folder / "encoded.json").exists():  # another process may have encoded the same at the same time
+            return folder
+        if isinstance(error, PermissionError):
+            raise ValueError(
+                f"{cache} cannot be written to: it belongs to {cache.owner()}, who started the first study there; make "
+                "it writable for both (chgrp, chmod g+ws), or give another --storage"
+            ) from error
+        raise
     return folder
 
 

@@ -70,12 +70,10 @@ class Classifier(nn.Module):
             # A four-dimensional mask is used as it is; for a two-dimensional one the library asks the device whether
             # anything is padded, and waits for the answer.
             mask = mask[:, None, None, :] if self.first_position else mask.long()
-        given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(input_ids)}
-        given = {name: given[name] for name in self.inputs if name in given}
-        if self.first_position:
-            # One row for all texts, so that no embedding is looked up and no gradient added for each of their tokens.
-            given["token_type_ids"] = torch.zeros_like(input_ids[:1])
-        logits: torch.Tensor = self.model(**given).logits
+        # One row for all texts, so that no embedding is looked up and no gradient added for each of their tokens.
+        types = torch.zeros_like(input_ids[:1] if self.first_position else input_ids)
+        given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": types}
+        logits: torch.Tensor = self.model(**{name: given[name] for name in self.inputs if name in given}).logits
         return logits
 
 

@@ -254,8 +254,6 @@ class OptunaSearch:
     def _rebuild(self, described: Mapping[str, str]) -> dict[str, optuna.Study]:
         """Write the file from the plan and the records."""
         with replacing(self.folder.optuna_file) as part:
-            for journal in part.parent.glob(f"{part.name}-*"):
-                journal.unlink()
             for group, study in self._load(part, create=True).items():
                 study.set_user_attr("axes", dict(described))
                 with warnings.catch_warnings():

@@ -19,7 +19,7 @@ def create_empty_store() -> Path:
     """A sqlite file with MLflow's tables, which take seconds to create: once for all tests of all processes."""
     path = Path(tempfile.gettempdir()) / f"encoder-study-tests-mlflow-{mlflow.__version__}.db"
     if not path.exists():
-        with replacing(path, concurrent=True) as part:
+        with replacing(path) as part:
             MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
     return path
 
