@@ -234,7 +234,7 @@ class Settings(Section):
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of matrix products; weights stay in float32. ``auto`` is bfloat16 where the device multiplies it
-    faster, decided once per study."""
+    faster, and float32 elsewhere, as on GPUs before Ampere (V100, T4); decided once per study."""
 
     tf32: bool = False
     """Allow TensorFloat-32 in float32 matrix products; has an effect on CUDA devices only."""
@@ -360,10 +360,12 @@ class Run(Section):
     """CPU cores of one trajectory, which are also its threads."""
 
     gpu: Annotated[NonNegativeFloat | None, BeforeValidator(_auto_word), PlainSerializer(_or_auto)] = 0
-    """GPUs of one trajectory; a fraction shares one. ``auto`` is one GPU where the cluster has any, otherwise none."""
+    """GPUs of one trajectory: 0 trains on the CPU, and a fraction shares a GPU and its memory. ``auto`` is one GPU
+    where the cluster has any, otherwise none."""
 
     max_failures: NonNegativeInt = 1
-    """How often a trajectory that failed is tried again, from its newest checkpoint."""
+    """How often a trajectory that failed is tried again, from its newest checkpoint. That its node is lost is no
+    failure."""
 
     checkpoint_every_minutes: PositiveFloat = 5
     """Minutes between checkpoints within an epoch; one more is written at an epoch's end unless that takes over 2 % of

@@ -9,14 +9,16 @@ import shlex
 import signal
 import sys
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # Read by Ray when it is imported; a user's own values win. Signals are handled below.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Hides all GPUs from the workers that have none.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 # Read by the C library when a worker starts; keep_freed_memory in study.training.devices is too late for threads.
 os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
@@ -32,6 +34,7 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.credentials import without_credentials
@@ -39,6 +42,11 @@ from study.errors import StudyError
 from study.records import Precision
 from study.settings import Run
 from study.storage import StudyFolder
+
+# The nodes of a job start within a minute of one another.
+GPU_JOINS_WITHIN_SECONDS = 60
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +123,30 @@ def check_resources(run: Run, cluster: Cluster) -> str | None:
     return f"{message} yet; waiting for one to join"
 
 
-def most_gpus() -> float:
-    """The largest number of GPUs of one node."""
-    return max((float(node["Resources"].get("GPU", 0)) for node in _nodes()), default=0.0)
+def resolve_auto_gpu(
+    cluster: Cluster, notify: Callable[[str], None], *, seconds: float = GPU_JOINS_WITHIN_SECONDS
+) -> float:
+    """What ``gpu: auto`` comes to: 1 where a node has a GPU, otherwise 0.
+
+    Nodes may join a cluster that was there before this process: where none has a GPU yet, ``seconds`` are waited for
+    one, and an autoscaler is asked for it.
+    """
+    if any(node["Resources"].get("GPU", 0) > 0 for node in _nodes()):
+        return 1.0
+    if cluster.local:
+        return 0.0
+    notify(
+        f"run.gpu is auto, and no node has a GPU yet; waiting {seconds:g} s for one to join (--set run.gpu=0 starts on "
+        "CPUs at once, --set run.gpu=1 waits as long as it takes)"
+    )
+    wanted = placement_group([{"GPU": 1}])
+    try:
+        if wanted.wait(seconds):
+            return 1.0
+    finally:
+        remove_placement_group(wanted)
+    notify("no node with a GPU has joined; training on CPUs")
+    return 0.0
 
 
 def check_shared(folder: StudyFolder) -> None:
@@ -150,19 +179,40 @@ def _reads(path: str) -> str | None:
         return None
 
 
-def measure_precision(run: Run) -> Precision:
-    """What ``precision: auto`` comes to on the device that a trajectory gets."""
+def look_at_device(run: Run) -> Precision:
+    """What ``precision: auto`` comes to on the device that a trajectory gets, once one is free.
 
-    def choose() -> Precision:
+    Raises StudyError where that is a GPU which cannot be used, or not be shared as ``run.gpu`` says.
+    """
+    gpus, threads = run.gpu or 0.0, max(1, int(run.cpu))
+
+    def look() -> tuple[Precision | None, str]:
         import torch
 
-        from study.training.devices import choose_precision, find_device
+        from study.training.devices import choose_precision
+        from study.training.trajectory_device import DeviceError, check_sharing, trajectory_device
 
-        torch.set_num_threads(max(1, int(run.cpu)))
-        return choose_precision("auto", find_device())
+        torch.set_num_threads(threads)
+        try:
+            check_sharing(gpus)
+            return choose_precision("auto", trajectory_device(gpus)), ""
+        except DeviceError as error:
+            return None, str(error)
 
-    precision: Precision = ray.get(ray.remote(choose).options(num_cpus=run.cpu, num_gpus=run.gpu).remote())
+    precision, reason = run_as_trajectory(run, look)
+    if precision is None:
+        remedy = "--set run.gpu=1 for one of its own" if 0 < gpus < 1 else "or train on CPUs: --set run.gpu=0"
+        raise StudyError(f"{reason}; mend it, {remedy}")
     return precision
+
+
+def run_as_trajectory(run: Run, work: Callable[[], T]) -> T:
+    """Call ``work`` in a process that has what a trajectory has, and that ends, so that it keeps nothing of a GPU.
+
+    Ray ends the process because the function itself, and not only this call of it, is said to need a GPU.
+    """
+    result: T = ray.get(ray.remote(num_cpus=run.cpu, num_gpus=run.gpu or 0)(work).remote())
+    return result
 
 
 def disconnect() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from study.errors import StudyError
-from study.execution.cluster import Cluster, check_resources, check_shared, measure_precision, most_gpus
+from study.execution.cluster import Cluster, check_resources, check_shared, look_at_device, resolve_auto_gpu
 from study.execution.interruption import InterruptHandler
 from study.execution.manifest import remember_precision
 from study.execution.preparation import write_configs
@@ -48,7 +48,7 @@ class Execution:
         self.folder = folder
         self.encoded = encoded
         self.interrupts = interrupts
-        self.run = self._resolve_gpus()
+        self.run = self._resolve_gpus(cluster, console)
         if warning := check_resources(self.run, cluster):
             console.print(warning)
         check_shared(folder)
@@ -101,27 +101,26 @@ class Execution:
         scheduler.replay(self.folder, self.plan, self.space.search.objective)
         return scheduler
 
-    def _resolve_gpus(self) -> Run:
+    def _resolve_gpus(self, cluster: Cluster, console: Console) -> Run:
         """The resources of a trajectory, with a number in place of ``gpu: auto``."""
         run = self.space.run
         if run.gpu is not None:
             return run
-        gpu = min(1.0, most_gpus())
+        gpu = resolve_auto_gpu(cluster, lambda message: console.print(message, soft_wrap=True))
         if self.space.searching and self.space.search.gpu_hours is not None and not gpu:
             raise StudyError("search.gpu_hours counts GPU hours, and no node has a GPU; give trials or examples")
         return run.model_copy(update={"gpu": gpu})
 
     def _resolve_precision(self) -> Precision:
-        """What ``precision: auto`` comes to, measured once for the whole study."""
+        """What ``precision: auto`` comes to, measured once for the whole study; a GPU is looked at in any case."""
         manifest = self.folder.manifest()
         assert manifest is not None
-        if manifest.precision is not None:
-            return manifest.precision
-        if "auto" not in self._precisions():
-            return "float32"
-        precision = measure_precision(self.run)
-        remember_precision(self.folder, precision)
-        return precision
+        wanted = manifest.precision is None and "auto" in self._precisions()
+        found = look_at_device(self.run) if wanted or self.run.gpu else "float32"
+        if wanted:
+            remember_precision(self.folder, found)
+            return found
+        return manifest.precision or "float32"
 
     def _precisions(self) -> set[str]:
         """The precision settings of what may be trained."""

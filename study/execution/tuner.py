@@ -16,13 +16,13 @@ from typing import Any, Protocol, Self, cast
 import study.execution.cluster  # noqa: F401  # Ray reads its environment, which is set there, when it is imported
 
 # isort: split
-import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 from study.execution.interruption import Interrupted, InterruptHandler
+from study.execution.lost_nodes import lost_nodes_not_counted
 from study.execution.trial_config import KEY, TrialConfig, trajectory_of
 from study.execution.trial_schedulers import PerSearchScheduler
 from study.plan.plan import Trajectory
@@ -100,11 +100,11 @@ class _TuneCallback(TrialProgressCallback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trial has failed as often as it may."""
         _forget_metrics(trial)
-        error, trajectory = trial.get_error(), TrialConfig.of(trial).trajectory
-        text = Path(trial.error_file).read_text() if trial.error_file else str(error)
+        trajectory = TrialConfig.of(trial).trajectory
+        text = Path(trial.error_file).read_text() if trial.error_file else str(trial.get_error())
         with contextlib.suppress(OSError):  # of a full disk, which must not end the study
             write_bytes(trajectory.error_log, text.encode())
-        reason = f"{_reason(error, text)} (tried {_times(trial.num_failures)})"
+        reason = f"{_reason(text)} (tried {_times(trial.num_failures)})"
         trajectory.write_outcome(Outcome(status="failed", error=reason, log=str(trajectory.error_log)))
         self.listener.on_end(trajectory.id, error=reason)
 
@@ -125,13 +125,11 @@ def _forget_metrics(trial: Trial) -> None:
     trial.run_metadata.metric_analysis = {}
 
 
-def _reason(error: Exception | None, text: str) -> str:
-    """The line of a worker's traceback that names the error."""
-    cause = getattr(error, "cause", None) or error
-    if isinstance(cause, ray.exceptions.RayActorError):
-        return "its process was killed, or its node was lost"
+def _reason(text: str) -> str:
+    """The line that names the error in the last of a trial's tracebacks."""
     lines = [line for line in text.strip().splitlines() if line.strip() and not line.startswith((" ", "\t"))]
-    return lines[-1] if lines else type(cause).__name__
+    last = lines[-1] if lines else "unknown"
+    return "its process died, or was cut off" if last.startswith("The actor ") else last
 
 
 def _times(number: int) -> str:
@@ -209,7 +207,8 @@ def train(
     """Train ``trajectories``, as many at once as the cluster has room for; those of a search as they come.
 
     Their configs are written already. A trajectory that fails more than ``run.max_failures`` times is recorded as
-    failed, and the others continue. Raises Interrupted after a signal, once the running ones have saved a checkpoint.
+    failed, and the others continue; the loss of its node is no failure. Raises Interrupted after a signal, once the
+    running ones have saved a checkpoint.
     """
 
     def start(trajectory: Trajectory) -> TrialConfig:
@@ -263,7 +262,8 @@ def _fit(tuner: tune.Tuner, interrupts: InterruptHandler) -> None:
     """Run Tune to its end. Raises Interrupted where a signal ended it."""
     interrupts.saving = True
     try:
-        tuner.fit()
+        with lost_nodes_not_counted():
+            tuner.fit()
     except Exception as error:
         if interrupts.received is None:
             raise

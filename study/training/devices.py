@@ -115,8 +115,7 @@ def keep_freed_memory() -> None:
 def release_memory() -> None:
     """Return unused memory to the system and to other processes on the accelerator."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # has no effect in a process that has not used a GPU, and does not start to
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 

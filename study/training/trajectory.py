@@ -23,13 +23,13 @@ from study.training.devices import (
     avoid_cudnn_attention,
     choose_precision,
     device_name,
-    find_device,
     keep_freed_memory,
     memory_bytes,
     reset_peak_memory,
     set_tf32,
 )
 from study.training.loop import EpochEnd, FineTuning
+from study.training.trajectory_device import hold_to_share, trajectory_device
 
 RETRY_LOCK_SECONDS = 0.2
 
@@ -75,7 +75,7 @@ def _train(
     saved = checkpoint.load_newest(folder.checkpoints)
     if saved is not None:
         loop.load(saved)
-    timer = checkpoint.CheckpointTimer(every_minutes=config.checkpoint_every_minutes)
+    timer = checkpoint.CheckpointTimer(loop.state(), every_minutes=config.checkpoint_every_minutes)
     recorder = Recorder(folder, keep_best_by=config.policies[0].checkpoint_metric if config.keep_best_weights else None)
     for item in loop.run():
         stopping = stop_file is not None and stop_file.exists()
@@ -134,8 +134,12 @@ class Recorder:
 
 
 def make_loop(config: TrajectoryConfig) -> FineTuning:
-    """The loop at its start, with every random number that it will draw determined by the seed."""
-    settings, data, device = config.settings, open_encoded(Path(config.encoded)), find_device()
+    """The loop at its start, with every random number that it will draw determined by the seed.
+
+    Raises DeviceError where the trajectory has a GPU that cannot be used.
+    """
+    settings, data, device = config.settings, open_encoded(Path(config.encoded)), trajectory_device(config.gpus)
+    hold_to_share(device, config.gpus)
     reset_peak_memory(device)
     torch.manual_seed(settings.seed)
     set_tf32(settings.tf32)
@@ -146,6 +150,7 @@ def make_loop(config: TrajectoryConfig) -> FineTuning:
         special=data.special,
         max_length=data.max_length,
         dropout=settings.dropout,
+        commit=config.commit,
     )
     return FineTuning(
         model.to(device),

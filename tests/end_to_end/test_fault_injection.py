@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -177,10 +178,10 @@ def two_nodes(tmp_path: Path, free_port: int) -> Iterator[Cluster]:
         yield nodes
 
 
-def test_a_lost_node_loses_no_record(undisturbed: Study, tmp_path: Path, two_nodes: Cluster) -> None:
+def test_a_lost_node_loses_no_record_and_is_no_failure(undisturbed: Study, tmp_path: Path, two_nodes: Cluster) -> None:
     """The trajectories ask for ``gpu: auto``, which is one GPU on such a cluster."""
     study = make_study(tmp_path / "two nodes")
-    study.space["run"]["gpu"] = "auto"
+    study.space["run"] |= {"gpu": "auto", "max_failures": 0}
     process = study.start("--address", two_nodes.address)
     lost = two_nodes.nodes[1]
     wait_until(lambda: training_workers(lost.pid) and len(study.histories()) == 2, seconds=300)
@@ -193,9 +194,28 @@ def test_a_lost_node_loses_no_record(undisturbed: Study, tmp_path: Path, two_nod
     assert [outcome.gpus for outcome in outcomes if outcome is not None] == [1.0, 1.0]
 
 
+def test_a_process_that_dies_on_a_node_that_lives_is_a_failure(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "dies")
+    study.space["axes"] = {"model": ["tiny-bert"]}
+    study.space["run"] |= {"max_failures": 1}
+    process = study.start()
+    killed: set[psutil.Process] = set()
+    while process.poll() is None:
+        workers = [worker for worker in training_workers(process.pid) if worker not in killed]
+        if any(study.histories().values()):
+            kill_processes(workers)
+            killed.update(workers)
+        time.sleep(0.1)
+    output, _ = process.communicate()
+    assert process.returncode == 1, output
+    assert "its process died, or was cut off (tried 2 times)" in output
+    assert len(killed) == 2
+
+
 @pytest.mark.namespaces
 def test_a_storage_that_one_node_does_not_see_is_refused(tmp_path: Path, free_port: int) -> None:
     study = Study(tmp_path / "unshared")
+    study.space["run"]["gpu"] = 0
     (study.folder / "studies").mkdir(parents=True)
     hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(study.folder / "studies")]
     with open_cluster(tmp_path, free_port) as nodes:
@@ -246,5 +266,9 @@ def test_a_trajectory_that_always_fails_is_tried_as_often_as_the_space_says(tmp_
     assert config is not None
     (Path(config.encoded) / "train-labels.npy").write_bytes(b"not an array")
     output = study.run("--set", "run.max_failures=2", exits=1)
-    assert [result.state for result in cell_results(study.results(), study.plan())] == ["failed"]
+    (result,) = cell_results(study.results(), study.plan())
+    assert result.state == "failed"
     assert "tried 3 times" in output
+    assert result.outcome is not None
+    processes = re.findall(r"ray::ImplicitFunc.*\(pid=(\d+)", Path(str(result.outcome.log)).read_text())
+    assert len(set(processes)) == 3, "an error may have broken the process's use of the GPU"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from study.training.trajectory_device import CPU_STANDS_IN
+
 RAY = Path(sys.executable).with_name("ray")
 # Joins, waits for so many nodes and leaves.
 WAIT = """
@@ -58,7 +60,8 @@ def training_workers(pid: int) -> list[psutil.Process]:
 class Cluster:
     """A head node at ``address``, and the nodes that joined it."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, *, cpu_stands_in: bool) -> None:
+        self.cpu_stands_in = cpu_stands_in
         self.folder = folder
         self.port = port
         self.address = f"127.0.0.1:{port}"
@@ -72,6 +75,8 @@ class Cluster:
         # A node with an imagined GPU is refused where the tests hide all of them.
         environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         environment["RAY_AUTH_MODE"] = "token"
+        if self.cpu_stands_in:
+            environment[CPU_STANDS_IN] = "tests"
         command = [*wrapper, str(RAY), "start", *place, "--block", "--disable-usage-stats", *options]
         with (self.folder / f"node-{len(self.nodes)}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -94,9 +99,12 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def open_cluster(folder: Path, port: int) -> Iterator[Cluster]:
-    """A cluster that has no nodes yet; those that it gets are killed in the end."""
-    nodes = Cluster(folder, port)
+def open_cluster(folder: Path, port: int, *, cpu_stands_in: bool = True) -> Iterator[Cluster]:
+    """A cluster that has no nodes yet; those that it gets are killed in the end.
+
+    Their GPUs are imagined, and CPUs may stand in for them.
+    """
+    nodes = Cluster(folder, port, cpu_stands_in=cpu_stands_in)
     try:
         yield nodes
     finally:
