@@ -201,8 +201,7 @@ def look_at_device(run: Run) -> Precision:
 
     precision, reason = run_as_trajectory(run, look)
     if precision is None:
-        remedy = "--set run.gpu=1 for one of its own" if 0 < gpus < 1 else "or train on CPUs: --set run.gpu=0"
-        raise StudyError(f"{reason}; mend it, {remedy}")
+        raise StudyError(reason)
     return precision
 
 

@@ -16,7 +16,7 @@ CONTEXT_BYTES = 2**30
 
 
 class DeviceError(RuntimeError):
-    """A GPU that was asked for and cannot be used; the message, on one line, says why."""
+    """A GPU that was asked for and cannot be used; the message, on one line, says why and what to do."""
 
 
 def trajectory_device(gpus: float) -> torch.device:
@@ -34,7 +34,7 @@ def trajectory_device(gpus: float) -> torch.device:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise DeviceError(
             f"a trajectory has {gpus:g} GPU, and torch {torch.__version__} cannot use it on {socket.gethostname()}: "
-            f"{reason}"
+            f"{reason}; mend it, or train on CPUs (--set run.gpu=0)"
         ) from error
     return device
 
@@ -44,7 +44,7 @@ def check_sharing(gpus: float) -> None:
     if 0 < gpus < 1 and (mode := _compute_mode()).startswith(("Exclusive", "Prohibited")):
         raise DeviceError(
             f"a trajectory has {gpus:g} GPU, and the one on {socket.gethostname()} cannot be shared: its compute mode "
-            f"is {mode} (nvidia-smi --compute-mode=DEFAULT changes it)"
+            f"is {mode}; give each a whole one (--set run.gpu=1), or change it (nvidia-smi --compute-mode=DEFAULT)"
         )
 
 

@@ -124,7 +124,7 @@ def test_a_card_for_one_process_cannot_be_shared(tmp_path: Path, monkeypatch: py
     if mode == "Default":
         check_sharing(0.5)
     else:
-        with pytest.raises(DeviceError, match=rf"0\.5 GPU, .* cannot be shared: its compute mode is {mode} "):
+        with pytest.raises(DeviceError, match=rf"0\.5 GPU, .* cannot be shared: its compute mode is {mode}; "):
             check_sharing(0.5)
     for gpus in (0.0, 1.0, 2.0):
         check_sharing(gpus)
