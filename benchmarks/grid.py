@@ -54,7 +54,7 @@ def through_ray(
     """Train ``plan`` with Tune in the connected Ray; returns when each trajectory ended, and the seconds of all."""
     folder.path.mkdir(parents=True)
     listener = EndTimes()
-    with InterruptHandler(folder, print) as interrupts:
+    with folder.run_lock() as lease, InterruptHandler(folder, lease, print) as interrupts:
         started = time.perf_counter()
         write_configs(
             folder,

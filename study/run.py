@@ -52,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
     add("--storage", default="studies", metavar="FOLDER", help="where studies are kept; on a cluster, a folder that "
         "all nodes share (default: %(default)s)")  # fmt: skip
     add("--fresh", action="store_true", help="start over in a new folder beside the study's")
+    add("--wait-lock", type=float, default=180, metavar="SECONDS", help="how long to wait for another process that "
+        "runs the study (default: %(default)s)")  # fmt: skip
     add("--address", metavar="HOST:PORT", help="a running Ray cluster, or auto (default: start Ray on this machine)")
     add_tracking_uri(parser)
     add("--no-dashboard", action="store_false", dest="dashboard", help="start Ray without its dashboard, which is "
@@ -74,17 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given.dry_run:
             storage.create()
         folder = storage.study(space.name, fresh=given.fresh)
-        plan = find_plan(folder, space)
         if given.dry_run:
+            plan = find_plan(folder, space)
             results = cell_results(folder, plan)
             summary = describe_plan(space, plan, results, shown_path(folder.path))
             hours = _describe_gpu_hours(space, plan, results, given)
             print_text("\n".join(filter(None, [summary, hours, _describe_power(space, plan, given.pilot)])))
             return 0
-        with folder.run_lock():
+        with folder.run_lock(wait=given.wait_lock, tell=_tell) as lease:
             # These import torch, Ray, MLflow and matplotlib, which an invalid input need not wait for.
             from study.execution.driver import Options, run
 
+            plan = find_plan(folder, space)
             options = Options(
                 address=given.address,
                 tracking_uri=given.tracking_uri,
@@ -92,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 verbose=given.verbose,
                 resume=resume_command(),
             )
-            return run(space, plan, folder, storage, options, write_report=_write_report)
+            return run(space, plan, folder, storage, options, lease=lease, write_report=_write_report)
     except (SpaceError, StudyError) as error:
         print(without_credentials(str(error)), file=sys.stderr)
         return 2
@@ -105,6 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nstopped; what was trained is kept; to resume: {resume_command()}", file=sys.stderr)
         return 1
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _write_report(folder: Path) -> Path:

@@ -14,15 +14,12 @@ The study folder is the truth, MLflow a mirror of it:
                   optuna.db, mlflow.db, mlartifacts/ what a search chose, the mirror
                   report.html, report.md, figures/   the answers
                   ray/                               Ray Tune's own state, never read again
-                  .lock, .mirror.lock, .stop         who runs it, who mirrors it, a request to stop
+                  .lock, .mirror.lock, .stop         who runs it, who mirrors it, which run is to stop
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import getpass
 import json
 import os
 import shutil
@@ -30,16 +27,17 @@ import socket
 import time
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
 from study import __version__
 from study.errors import StudyError
+from study.locks import Lease, hold, parse_holder
 from study.records import (
     FORMAT,
     Epoch,
@@ -54,8 +52,8 @@ from study.records import (
 )
 from study.scoring import Predictions
 
-# What a file system without locks answers.
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+# Seconds between two sentences of who runs a study that another process waits for.
+TELL_SECONDS = 30
 # How old the part of a file must be to be left by a writer that was killed on another machine.
 PART_SECONDS = 86_400
 
@@ -144,35 +142,25 @@ def write_json(path: Path, values: object) -> None:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in ``path``, None where there is no such file. Raises ValueError for any other content."""
+    content = _read_bytes(path)
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        return None if content is None else dict(json.loads(content))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a JSON object ({error})") from error
 
 
-@contextlib.contextmanager
-def lock_file(path: Path, *, wait: bool = False) -> Iterator[IO[str] | None]:
-    """Hold the lock that is the file ``path``: gives the open file, or None where another process holds it.
-
-    With ``wait`` it is always obtained in the end. The lock ends with the process, however that ends. Raises StudyError
-    where the file system has no locks.
-    """
-    with path.open("a+") as file:
+def _read_bytes(path: Path) -> bytes | None:
+    """The content of a file, None where there is no such file."""
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            raise StudyError(
-                f"the file system of {path.parent} has no locks ({error.strerror}), so two processes could write one "
-                "study; mount it with them (NFS without nolock, Lustre with -o flock), or give another --storage"
-            ) from error
-        else:
-            yield file
+            return path.read_bytes()
+        except FileNotFoundError:
+            # NFS remembers for up to a minute that a file was missing, until its folder is listed.
+            if path not in path.parent.iterdir():
+                return None
+            return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +221,12 @@ class TrajectoryFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self._config, config.to_json())
 
-    def try_lock(self) -> contextlib.AbstractContextManager[IO[str] | None]:
-        """Take the trajectory's training lock; None where another process holds it, such as a worker left behind."""
-        return lock_file(self.path / ".lock")
+    def lock(self, *, give_up: Callable[[], bool]) -> contextlib.AbstractContextManager[Lease | None]:
+        """Be the only process that trains the trajectory; None where ``give_up`` came to be true before.
+
+        Another one may hold the lock: a worker that was left behind, on a machine that was taken for lost.
+        """
+        return hold(self.path / ".lock", give_up=give_up)
 
     def read(self) -> TrajectoryRecords:
         """History and outcome, whatever another process writes meanwhile."""
@@ -259,10 +250,7 @@ class TrajectoryFolder:
 
     def _records(self) -> dict[tuple[str, int], Record]:
         """All records that can be read, by what no other has; of two writers' equal ones the first."""
-        try:
-            content = self._history.read_bytes()
-        except FileNotFoundError:
-            return {}
+        content = _read_bytes(self._history) or b""
         records: dict[tuple[str, int], Record] = {}
         for number, line in enumerate(content.split(b"\n")[:-1], start=1):
             try:
@@ -358,6 +346,41 @@ def read_predictions(path: Path) -> Predictions | None:
 
 
 @dataclass(frozen=True, slots=True)
+class StopFile:
+    """The file by which one ``run`` of a study asks its trajectories to save a checkpoint and end before they are done.
+
+    It is there from the start of the run, and read: on NFS, whether a file is there may be known a minute late, and
+    that it was there last time too, but a file that is opened is the newest (nfs(5), "close-to-open").
+    """
+
+    path: Path
+    run: str
+
+    def begin(self) -> None:
+        """Ask for nothing yet, whatever an earlier run has left."""
+        write_bytes(self.path, f"{self.run}\n".encode())
+
+    def request(self) -> None:
+        """Ask the trajectories of this run to stop."""
+        self.path.write_text(f"{self.run} stop\n")
+
+    def requested(self) -> bool:
+        """Whether this run has asked for it."""
+        return self._content() == [self.run, "stop"]
+
+    def end(self) -> None:
+        """Take the file away, unless it is another run's by now."""
+        if self._content()[:1] == [self.run]:
+            self.path.unlink(missing_ok=True)
+
+    def _content(self) -> list[str]:
+        try:
+            return self.path.read_text().split()
+        except FileNotFoundError:
+            return []
+
+
+@dataclass(frozen=True, slots=True)
 class StudyFolder:
     """Reads and writes what a study's folder says of the study as a whole."""
 
@@ -413,10 +436,9 @@ class StudyFolder:
         """Ray Tune's own state, which is thrown away at every start."""
         return self.path / "ray"
 
-    @property
-    def stop_file(self) -> Path:
-        """While this file is there, trajectories save a checkpoint and end before they are done."""
-        return self.path / ".stop"
+    def stop_file(self, run: str) -> StopFile:
+        """The file by which the ``run`` of this id asks its trajectories to stop."""
+        return StopFile(self.path / ".stop", run)
 
     @property
     def probe_file(self) -> Path:
@@ -467,42 +489,40 @@ class StudyFolder:
         return TrajectoryFolder(self.path / "trajectories" / id_)
 
     @contextlib.contextmanager
-    def run_lock(self) -> Iterator[None]:
-        """Be the only process that runs the study. Raises StudyError that says who does, and since when."""
+    def run_lock(self, *, wait: float = 0, tell: Callable[[str], object] = lambda text: None) -> Iterator[Lease]:
+        """Be the only process that runs the study, after waiting for at most ``wait`` seconds.
+
+        ``tell`` is given a sentence of who runs it, at once and each half minute. Raises StudyError with that where the
+        time does not suffice.
+        """
+        started = told = time.monotonic()
+        holder = ""
+
+        def waiting(who: str) -> None:
+            nonlocal holder, told
+            first, holder = not holder, who
+            if first or time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                left = wait - (told - started)
+                tell(f"the study in {self.path} is being run {who}; waiting for up to {left:.0f} s (--wait-lock)")
+
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = contextlib.ExitStack()
-            file = lock.enter_context(lock_file(self.path / ".lock"))
+            stack = contextlib.ExitStack()
+            lease = stack.enter_context(
+                hold(self.path / ".lock", give_up=lambda: time.monotonic() - started >= wait, waiting=waiting)
+            )
         except OSError as error:
             raise StudyError(f"the study's folder {self.path} cannot be written to ({error.strerror})") from error
-        with lock:
-            if file is None:
-                holder = _holder((self.path / ".lock").read_text())
-                raise StudyError(f"the study in {self.path} is being run {holder}; wait for it to end")
-            file.truncate(0)
-            since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-            json.dump({"user": _user(), "host": socket.gethostname(), "pid": os.getpid(), "since": since}, file)
-            file.flush()
-            yield
+        with stack:
+            if lease is None:
+                who = parse_holder((self.path / ".lock").read_bytes()) or "by another process"
+                raise StudyError(f"the study in {self.path} is being run {who}; wait for it to end")
+            yield lease
 
     def mirror_lock(self) -> contextlib.AbstractContextManager[object]:
         """Be the only process that mirrors the study: of two that looked for a run at once, both would create it."""
-        return lock_file(self.path / ".mirror.lock", wait=True)
-
-
-def _user() -> str:
-    """The user's name, or number where the machine has no name for it, as in a container."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())
-
-
-def _holder(text: str) -> str:
-    try:
-        return "by {user} on {host} (process {pid}) since {since}".format_map(json.loads(text))
-    except ValueError:
-        return "by another process"
+        return hold(self.path / ".mirror.lock")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """The files of a study: written whole or not at all, read back as they were, and never by two processes at once."""
 
-import contextlib
-import errno
 import getpass
 import json
 import math
@@ -13,11 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from other_process import other_process
 from places import ROOT
 from study_builder import ended, make_config, make_epoch, make_manifest, make_study
 
@@ -29,7 +27,6 @@ from study.storage import (
     Storage,
     StudyFolder,
     TrajectoryFolder,
-    lock_file,
     read_json,
     replacing,
     write_bytes,
@@ -153,7 +150,7 @@ from pathlib import Path
 from study.records import Interval
 from study.storage import TrajectoryFolder
 folder, first = TrajectoryFolder(Path(sys.argv[1])), int(sys.argv[2])
-for number in range(first, first + 200):
+for number in range(first, first + 100):
     folder.append([Interval(examples_seen=number, optimizer_step=1, train_loss=0.5, gradient_norm=1.0,
         learning_rate=1e-5, time=0.0)])
 """
@@ -161,9 +158,9 @@ for number in range(first, first + 200):
 
 def test_of_two_processes_that_append_to_one_history_neither_loses_a_record(folder: TrajectoryFolder) -> None:
     """As a worker that was taken for lost and the one that took its place."""
-    writers = [subprocess.Popen([sys.executable, "-c", APPEND, str(folder.path), str(n)], cwd=ROOT) for n in (0, 200)]
+    writers = [subprocess.Popen([sys.executable, "-c", APPEND, str(folder.path), str(n)], cwd=ROOT) for n in (0, 100)]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
-    assert [record.examples_seen for record in folder.history()] == list(range(400))
+    assert [record.examples_seen for record in folder.history()] == list(range(200))
 
 
 WRITE = """
@@ -476,92 +473,6 @@ def test_a_missing_json_file_is_none(tmp_path: Path, content: bytes | None, valu
 # Locks.
 
 
-@contextlib.contextmanager
-def other_process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs ``code`` to its first printed line, and waits; it ends with the block."""
-    command = [sys.executable, "-c", f"{code}\nprint('ready', flush=True); sys.stdin.read()", *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """As Lustre without -o flock, and NFSv3 without its lock daemon."""
-
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(StudyError, match=r"has no locks \(.*mount it with them .*, or give another --storage"):
-        StudyFolder(tmp_path / "study").run_lock().__enter__()
-
-
-def test_a_user_without_a_name_holds_a_lock_by_number(tmp_path: Path) -> None:
-    """As in a container that runs as any user."""
-    code = "import os; from study.storage import _user\n"
-    code += "for name in ('LOGNAME', 'USER', 'LNAME', 'USERNAME'): os.environ.pop(name, None)\n"
-    code += "os.setuid(54321) if os.getuid() == 0 else None\nprint(_user(), os.getuid())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    user, number = done.stdout.split()
-    assert user == (number if os.getuid() == 0 else getpass.getuser())
-
-
-LOCKS = """
-import sys
-from pathlib import Path
-from study.storage import lock_file
-lock = lock_file(Path(sys.argv[1]))
-assert lock.__enter__() is not None
-"""
-
-
-def is_free(path: Path) -> bool:
-    with lock_file(path) as file:
-        return file is not None
-
-
-def test_a_lock_is_exclusive_between_processes_and_freed_when_its_process_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / ".lock"
-    assert is_free(path)
-    with other_process(LOCKS, path) as process:
-        assert not is_free(path)
-        assert not is_free(path)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        assert is_free(path)
-        with lock_file(path, wait=True) as file:
-            assert file is not None
-            assert not is_free(path)
-    assert is_free(path)
-
-
-def test_waiting_for_a_lock_ends_when_it_is_freed(tmp_path: Path) -> None:
-    path = tmp_path / ".lock"
-    waits = LOCKS.replace("(Path(sys.argv[1]))", "(Path(sys.argv[1]), wait=True)")
-    with lock_file(path) as file:
-        assert file is not None
-        command = [sys.executable, "-c", f"{waits}\nprint('locked')", str(path)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.communicate(timeout=2)
-    output, _ = process.communicate(timeout=60)
-    assert (process.returncode, output) == (0, "locked\n")
-
-
-def test_the_lock_of_a_trajectory_is_not_given_twice(folder: TrajectoryFolder) -> None:
-    with folder.try_lock() as first, folder.try_lock() as second:
-        assert first is not None
-        assert second is None
-    with folder.try_lock() as third:
-        assert third is not None
-
-
 RUNS = """
 import sys
 from pathlib import Path
@@ -580,10 +491,36 @@ def test_a_study_that_is_run_by_another_process_is_refused_with_who_runs_it(tmp_
             study.run_lock(),
         ):
             pass
+        told: list[str] = []
+        with pytest.raises(StudyError, match="wait for it to end"), study.run_lock(wait=2, tell=told.append):
+            pass
+        assert len(told) == 1
+        assert re.search(rf"is being run {who}.*; waiting for up to 2 s \(--wait-lock\)", told[0])
         process.kill()
         process.wait()
-        with study.run_lock():
+        with study.run_lock(wait=5, tell=told.append):
             assert json.loads((study.path / ".lock").read_text())["pid"] == os.getpid()
+        assert len(told) == 1
+
+
+def test_only_the_run_that_asks_to_stop_is_stopped(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    first, second = folder.stop_file("first"), folder.stop_file("second")
+    assert not first.requested()
+    first.begin()
+    number = first.path.stat().st_ino
+    assert not first.requested()
+    first.request()
+    # In place: who has looked the file up before reads the new content.
+    assert first.path.stat().st_ino == number
+    assert first.requested()
+    assert not second.requested()
+    second.begin()
+    assert not first.requested()
+    assert not second.requested()
+    second.end()
+    second.end()
+    assert not second.requested()
 
 
 def test_a_study_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from study.execution.execution import Execution
 from study.execution.interruption import Interrupted, InterruptHandler
 from study.execution.manifest import write_study
 from study.execution.preparation import prepare_models
+from study.locks import Lease
 from study.plan.cell_results import cell_results, unfinished
 from study.plan.plan import Plan, Trajectory, read_plan
 from study.space.space import Space
@@ -48,12 +49,14 @@ def run(
     storage: Storage,
     options: Options,
     *,
+    lease: Lease,
     write_report: Callable[[Path], Path],
 ) -> int:
     """Train what is left of ``plan`` in ``folder``, mirror it, and report on it; returns the exit code of study.run.
 
-    ``write_report`` writes the report of a study's folder and returns its path. Raises StudyError, before anything is
-    trained, for what the user has to fix.
+    ``write_report`` writes the report of a study's folder and returns its path, ``lease`` is that of the run lock.
+    Raises LockLostError where another process takes over, and StudyError, before anything is trained, for what the user
+    has to fix.
     """
     console = Console(highlight=False, markup=False, file=cast("TextIO", DetachableStream(sys.stdout)))
     if not console.is_terminal:
@@ -65,7 +68,7 @@ def run(
     if space.searching:
         console.print("\n".join(budget_lines(space, plan, results)), soft_wrap=True)
     stopped = False
-    with InterruptHandler(folder, console.print) as interrupts:
+    with InterruptHandler(folder, lease, console.print) as interrupts:
         encoded = _encode(space, plan, left, storage, console)
         write_study(folder, space, plan, tracking_uri=without_credentials(options.tracking_uri or "") or None)
         mirroring = _mirror(folder, options)

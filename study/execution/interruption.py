@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from study.locks import Lease
 from study.storage import StudyFolder
 
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -19,19 +20,21 @@ class Interrupted(Exception):
 class InterruptHandler:
     """Handles the first signal by asking the study to save and stop, and the second by ending it at once.
 
-    While nothing is training, ``saving`` is False and the first signal raises KeyboardInterrupt. A SIGHUP that
-    ``nohup`` has set to be ignored is ignored.
+    ``lease`` is that of the study's run, which may be taken over by another process. While nothing is training,
+    ``saving`` is False and the first signal raises KeyboardInterrupt. A SIGHUP that ``nohup`` has set to be ignored is
+    ignored.
     """
 
-    def __init__(self, folder: StudyFolder, notify: Callable[[str], None]) -> None:
-        self.stop_file = folder.stop_file
+    def __init__(self, folder: StudyFolder, lease: Lease, notify: Callable[[str], None]) -> None:
+        self.lease = lease
+        self.stop = folder.stop_file(lease.holder.attempt)
         self.notify = notify
         self.saving = False
         self.received: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self.stop_file.unlink(missing_ok=True)
+        self.stop.begin()
         for number in HANDLED_SIGNALS:
             self._previous[number] = signal.getsignal(number)
         self.install()
@@ -48,11 +51,11 @@ class InterruptHandler:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self.stop_file.unlink(missing_ok=True)
+        self.stop.end()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again, self.received = self.received is not None, signal.Signals(number).name
         if again or not self.saving:
             raise KeyboardInterrupt
-        self.stop_file.touch()
+        self.stop.request()
         self.notify(f"{self.received}: saving checkpoints…; press Ctrl-C again to stop immediately")

@@ -10,6 +10,7 @@ from ray import tune
 from study.execution.trial_config import TrialConfig
 from study.records import Epoch, to_line
 from study.scoring import METRICS
+from study.storage import StopFile
 from study.tracking.prometheus import observed
 from study.training.devices import release_memory
 from study.training.trajectory import train_trajectory
@@ -19,7 +20,7 @@ WORST_GAIN = -1e6
 
 
 def tune_trainable(config: dict[str, Any]) -> None:
-    """Train the trajectory that ``config`` names, with its number of CPU threads, until ``stop_file`` appears."""
+    """Train the trajectory that ``config`` names, with its number of CPU threads, until its ``run`` asks to stop."""
     folder = TrialConfig.from_tune(config).trajectory
     trajectory = folder.config()
     assert trajectory is not None, f"{folder.path} was never planned"
@@ -37,7 +38,7 @@ def tune_trainable(config: dict[str, Any]) -> None:
                 cpu_threads=config["cpu_threads"],
                 report=report,
                 observe=observer.observe,
-                stop_file=Path(config["stop_file"]),
+                stop=StopFile(Path(config["stop_file"]), config["run"]).requested,
             )
     finally:
         release_memory()  # Ray may keep this process for the next trajectory

@@ -25,6 +25,7 @@ from study.execution.interruption import Interrupted, InterruptHandler
 from study.execution.lost_nodes import lost_nodes_not_counted
 from study.execution.trial_config import KEY, TrialConfig, trajectory_of
 from study.execution.trial_schedulers import PerSearchScheduler
+from study.locks import BEAT_SECONDS
 from study.plan.plan import Trajectory
 from study.records import Epoch, Outcome, from_line
 from study.settings import Run
@@ -60,10 +61,13 @@ class _TuneCallback(TrialProgressCallback):
     It replaces Tune's own line for a trial that ends without a result, which is printed at any verbosity.
     """
 
-    def __init__(self, folder: StudyFolder, listener: ProgressListener, scheduler: PerSearchScheduler | None) -> None:
-        self.folder = folder
+    def __init__(
+        self, interrupts: InterruptHandler, listener: ProgressListener, scheduler: PerSearchScheduler | None
+    ) -> None:
+        self.interrupts = interrupts
         self.listener = listener
         self.scheduler = scheduler
+        self.checked = time.monotonic()
         self.saving: set[str] | None = None
         self.deadline = 0.0
 
@@ -86,7 +90,7 @@ class _TuneCallback(TrialProgressCallback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trajectory has ended, was stopped by a scheduler, or has saved a checkpoint to resume from."""
         _forget_metrics(trial)
-        if self.folder.stop_file.exists():
+        if self.interrupts.received:
             return
         trajectory = TrialConfig.of(trial).trajectory
         # Shared storage may show an outcome seconds after it was written; what was stopped, the scheduler knows.
@@ -109,8 +113,11 @@ class _TuneCallback(TrialProgressCallback):
         self.listener.on_end(trajectory.id, error=reason)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Called several times a second."""
-        if not self.folder.stop_file.exists():
+        """Called several times a second. Raises LockLostError where another process drives the study by now."""
+        if time.monotonic() - self.checked > BEAT_SECONDS:
+            self.checked = time.monotonic()
+            self.interrupts.lease.check()
+        if not self.interrupts.received:
             return
         running = {trial.trial_id for trial in trials if trial.status == Trial.RUNNING}
         if self.saving is None:
@@ -157,11 +164,11 @@ class _QueueSearcher(Searcher):
     """Gives a source's trajectories to Tune, which asks for one whenever there is room."""
 
     def __init__(
-        self, source: TrajectorySource, folder: StudyFolder, start: Callable[[Trajectory], TrialConfig]
+        self, source: TrajectorySource, interrupts: InterruptHandler, start: Callable[[Trajectory], TrialConfig]
     ) -> None:
         super().__init__()
         self.source = source
-        self.folder = folder
+        self.interrupts = interrupts
         self.start = start
         self.trials: dict[str, str] = {}
 
@@ -178,7 +185,7 @@ class _QueueSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's part of the config."""
-        trajectory = None if self.folder.stop_file.exists() else self.source.next()
+        trajectory = None if self.interrupts.received else self.source.next()
         if trajectory is None:
             return cast("dict[str, Any]", Searcher.FINISHED) if self.source.done else None  # Tune's protocol
         self.trials[trial_id] = trajectory.id
@@ -219,12 +226,13 @@ def train(
         )
 
     shutil.rmtree(folder.tune, ignore_errors=True)
-    space: dict[str, Any] = {"cpu_threads": max(1, int(run.cpu)), "stop_file": str(folder.stop_file)}
+    stop = interrupts.stop
+    space: dict[str, Any] = {"cpu_threads": max(1, int(run.cpu)), "stop_file": str(stop.path), "run": stop.run}
     searcher = None
     if isinstance(trajectories, Sequence):
         space[KEY] = tune.grid_search([start(trajectory).to_tune()[KEY] for trajectory in trajectories])
     else:
-        searcher = _QueueSearcher(trajectories, folder, start)
+        searcher = _QueueSearcher(trajectories, interrupts, start)
     tuner = tune.Tuner(
         tune.with_resources(_train_trial, _resources(run)),
         param_space=space,
@@ -240,7 +248,7 @@ def train(
             name="tune",
             storage_path=str(folder.tune),
             failure_config=tune.FailureConfig(max_failures=run.max_failures),
-            callbacks=[_TuneCallback(folder, listener, scheduler)],
+            callbacks=[_TuneCallback(interrupts, listener, scheduler)],
             verbose=0,
         ),
     )

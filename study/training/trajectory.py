@@ -7,13 +7,13 @@ A trajectory is known by its folder alone: what it trains is written there, and 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from study.data.dataset import open_encoded
+from study.locks import Lease
 from study.models.classifier import Classifier, load_classifier
 from study.records import Epoch, Interval, Outcome, Record, TrajectoryConfig
 from study.stopping import best_epoch
@@ -31,8 +31,6 @@ from study.training.devices import (
 from study.training.loop import EpochEnd, FineTuning
 from study.training.trajectory_device import hold_to_share, trajectory_device
 
-RETRY_LOCK_SECONDS = 0.2
-
 
 def train_trajectory(
     folder: TrajectoryFolder,
@@ -40,28 +38,28 @@ def train_trajectory(
     cpu_threads: int,
     report: Callable[[Epoch], None] = lambda _: None,
     observe: Callable[[Record], None] = lambda _: None,
-    stop_file: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome | None:
     """Train what the config in ``folder`` says until it ends, and return how.
 
-    ``report`` is called after each epoch, ``observe`` with every record. Where ``stop_file`` appears, a checkpoint is
-    saved and None returned. Waits while another process trains the trajectory. Raises ValueError when the model cannot
-    be loaded; after any other error, a later call resumes.
+    ``report`` is called after each epoch, ``observe`` with every record. Where ``stop`` is true after one of them, a
+    checkpoint is saved and None returned. Waits while another process trains the trajectory. Raises ValueError when the
+    model cannot be loaded, and LockLostError, before it writes anything, where another process has taken over; after
+    any other error, a later call resumes.
     """
-    while stop_file is None or not stop_file.exists():
-        with folder.try_lock() as lock:
-            if lock is not None:
-                return _train(folder, cpu_threads, report, observe, stop_file)
-        time.sleep(RETRY_LOCK_SECONDS)
-    return None
+    if stop():
+        return None
+    with folder.lock(give_up=stop) as lease:
+        return None if lease is None else _train(folder, lease, cpu_threads, report, observe, stop)
 
 
 def _train(
     folder: TrajectoryFolder,
+    lease: Lease,
     cpu_threads: int,
     report: Callable[[Epoch], None],
     observe: Callable[[Record], None],
-    stop_file: Path | None,
+    stop: Callable[[], bool],
 ) -> Outcome | None:
     config = folder.config()
     assert config is not None, f"{folder.path} was never planned"
@@ -78,19 +76,24 @@ def _train(
     timer = checkpoint.CheckpointTimer(loop.state(), every_minutes=config.checkpoint_every_minutes)
     recorder = Recorder(folder, keep_best_by=config.policies[0].checkpoint_metric if config.keep_best_weights else None)
     for item in loop.run():
-        stopping = stop_file is not None and stop_file.exists()
+        stopping = stop()
+        if isinstance(item, EpochEnd):
+            lease.check()
         epoch = recorder.record(item, loop)
         observe(item if isinstance(item, Interval) else loop.epochs[-1])
         due = stopping or timer.due(epoch_ended=epoch is not None)
         if due or epoch is not None:
+            lease.check()
             recorder.flush()
         if due:
+            lease.check()
             timer.save(folder.checkpoints, loop.state())
         if epoch is not None:
             report(epoch)
         if stopping:
             return None
     outcome = _outcome(loop, gpus=config.gpus)
+    lease.check()
     folder.write_outcome(outcome)
     folder.delete_checkpoints()
     return outcome

@@ -1,7 +1,11 @@
 """One trajectory in processes that are really killed: it ends with the records of an uninterrupted one."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,8 +20,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from killed_process import Place, run
 from loop_builder import CPU, FAMILIES, make_settings
+from places import ROOT
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from study import locks
 from study.data.dataset import load, open_encoded, prepare
 from study.models.classifier import Classifier
 from study.records import Epoch, Interval, Outcome, TrajectoryConfig, to_line
@@ -183,9 +189,9 @@ def test_a_trajectory_killed_in_every_interval_still_ends(
 
 
 def train(
-    folder: Path, stop_file: Path | None = None, *, report: Callable[[Epoch], None] = lambda _: None
+    folder: Path, stop: Path = Path("nowhere"), *, report: Callable[[Epoch], None] = lambda _: None
 ) -> Outcome | None:
-    return train_trajectory(TrajectoryFolder(folder), cpu_threads=1, report=report, stop_file=stop_file)
+    return train_trajectory(TrajectoryFolder(folder), cpu_threads=1, report=report, stop=stop.exists)
 
 
 def test_a_stop_file_saves_a_checkpoint_that_a_later_call_resumes_from(
@@ -212,6 +218,48 @@ def test_a_stop_file_saves_a_checkpoint_that_a_later_call_resumes_from(
 
     stop.unlink()
     assert train(folder, stop) is not None
+    assert result(folder) == result(uninterrupted["tiny-bert"])
+
+
+TRAINS_SLOWLY = """
+import sys, time
+from pathlib import Path
+from study import locks
+from study.storage import TrajectoryFolder
+from study.training.trajectory import train_trajectory
+locks.BEAT_SECONDS = 0.2
+
+def observe(record):
+    print(record.kind, flush=True)
+    time.sleep(0.5)
+
+train_trajectory(TrajectoryFolder(Path(sys.argv[1])), cpu_threads=1, observe=observe)
+"""
+
+
+def test_a_worker_that_stood_still_while_another_took_over_stops_without_writing(
+    uninterrupted: Mapping[str, Path], encoded: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one on a machine that was out of reach for a while."""
+    monkeypatch.setattr(locks, "STILL_SECONDS", 2.0)
+    folder = plan(tmp_path / "taken over", encoded, "tiny-bert")
+    command = [sys.executable, "-c", TRAINS_SLOWLY, str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        while process.stdout.readline() != "epoch\n":
+            assert process.poll() is None
+        os.kill(process.pid, signal.SIGSTOP)
+        assert train(folder) is not None
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        os.kill(process.pid, signal.SIGCONT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "LockLostError" in errors
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    finally:
+        process.kill()
+        process.wait()
     assert result(folder) == result(uninterrupted["tiny-bert"])
 
 
