@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,8 +32,14 @@ class EndTimes:
 
     ended_at: dict[str, float] = field(default_factory=dict)
 
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
     def on_start(self, trajectory: str) -> None:
         pass
+
+    def on_failure(self, trajectory: str, reason: str) -> None:
+        raise AssertionError(f"{trajectory}: {reason}")
 
     def on_epoch(self, trajectory: str, epoch: Epoch) -> None:
         pass

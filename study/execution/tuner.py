@@ -25,6 +25,7 @@ from study.execution.interruption import Interrupted, InterruptHandler
 from study.execution.lost_nodes import lost_nodes_not_counted
 from study.execution.trial_config import KEY, TrialConfig, trajectory_of
 from study.execution.trial_schedulers import PerSearchScheduler
+from study.execution.watch import Watch
 from study.locks import BEAT_SECONDS
 from study.plan.plan import Trajectory
 from study.records import Epoch, Outcome, from_line
@@ -48,7 +49,11 @@ class TrajectorySource(Protocol):
 class ProgressListener(Protocol):
     """Hears what happens, by a trajectory's id; its methods return soon and raise nothing."""
 
+    def say(self, text: str) -> None: ...  # noqa: D102
+
     def on_start(self, trajectory: str) -> None: ...  # noqa: D102
+
+    def on_failure(self, trajectory: str, reason: str) -> None: ...  # noqa: D102
 
     def on_epoch(self, trajectory: str, epoch: Epoch) -> None: ...  # noqa: D102
 
@@ -62,10 +67,15 @@ class _TuneCallback(TrialProgressCallback):
     """
 
     def __init__(
-        self, interrupts: InterruptHandler, listener: ProgressListener, scheduler: PerSearchScheduler | None
+        self,
+        interrupts: InterruptHandler,
+        listener: ProgressListener,
+        watch: Watch,
+        scheduler: PerSearchScheduler | None,
     ) -> None:
         self.interrupts = interrupts
         self.listener = listener
+        self.watch = watch
         self.scheduler = scheduler
         self.checked = time.monotonic()
         self.saving: set[str] | None = None
@@ -101,11 +111,15 @@ class _TuneCallback(TrialProgressCallback):
             _write_stopped(trajectory)
         self.listener.on_end(trajectory.id, error=None, stopped=stopped)
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Called when a trial has failed and will be tried again."""
+        self.listener.on_failure(trajectory_of(trial), _reason(_traceback(trial)))
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trial has failed as often as it may."""
         _forget_metrics(trial)
         trajectory = TrialConfig.of(trial).trajectory
-        text = Path(trial.error_file).read_text() if trial.error_file else str(trial.get_error())
+        text = _traceback(trial)
         with contextlib.suppress(OSError):  # of a full disk, which must not end the study
             write_bytes(trajectory.error_log, text.encode())
         reason = f"{_reason(text)} (tried {_times(trial.num_failures)})"
@@ -117,6 +131,7 @@ class _TuneCallback(TrialProgressCallback):
         if time.monotonic() - self.checked > BEAT_SECONDS:
             self.checked = time.monotonic()
             self.interrupts.lease.check()
+        self.watch.look(trials)
         if not self.interrupts.received:
             return
         running = {trial.trial_id for trial in trials if trial.status == Trial.RUNNING}
@@ -130,6 +145,11 @@ def _forget_metrics(trial: Trial) -> None:
     """Drop the metric windows that Tune keeps of an ended trial, some 30 KB, which nobody reads."""
     trial.run_metadata.metric_n_steps = {}
     trial.run_metadata.metric_analysis = {}
+
+
+def _traceback(trial: Trial) -> str:
+    """The tracebacks of a trial's failures, as Tune keeps them."""
+    return Path(trial.error_file).read_text() if trial.error_file else str(trial.get_error())
 
 
 def _reason(text: str) -> str:
@@ -248,7 +268,7 @@ def train(
             name="tune",
             storage_path=str(folder.tune),
             failure_config=tune.FailureConfig(max_failures=run.max_failures),
-            callbacks=[_TuneCallback(interrupts, listener, scheduler)],
+            callbacks=[_TuneCallback(interrupts, listener, Watch(run, listener.say), scheduler)],
             verbose=0,
         ),
     )

@@ -82,6 +82,14 @@ class Progress:
         with self._lock:
             self.rows.setdefault(trajectory.id, Row(trajectory=trajectory))
 
+    def say(self, text: str) -> None:
+        """Print a sentence about the whole study, above the table where there is one."""
+        self.console.print(f"{time.strftime('%H:%M:%S')}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def on_failure(self, trajectory: str, reason: str) -> None:
+        """A trajectory has failed, and will be tried again."""
+        self.say(f"{self.rows[trajectory].trajectory.name}  failed ({reason}); it resumes from its newest checkpoint")
+
     def on_start(self, trajectory: str) -> None:
         """A trajectory starts, or resumes."""
         row = self.rows[trajectory]
@@ -134,12 +142,7 @@ class Progress:
     def _log(self, row: Row, text: str) -> None:
         """Print an event on a line of its own, where there is no table."""
         if not self.console.is_terminal:
-            self.console.print(
-                f"{time.strftime('%H:%M:%S')}  {row.trajectory.name}  {text}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            self.say(f"{row.trajectory.name}  {text}")
 
     def _render(self) -> ConsoleRenderable:
         with self._lock:

@@ -197,7 +197,18 @@ def test_the_ray_job_runs_the_study_on_gpus_and_a_shared_folder() -> None:
         (container,) = pod["containers"]
         assert {"name": "studies", "mountPath": "/studies"} in container["volumeMounts"]
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys()
+        stays = group["template"]["metadata"]["annotations"]
+        assert stays["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+        assert stays["karpenter.sh/do-not-disrupt"] == "true"
+        # Ray would put its store on the pod's disk where /dev/shm is too small for the size that it chooses.
+        (shm,) = [volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if volume["name"] == "shm"]
+        assert (shm, int(group["rayStartParams"]["object-store-memory"])) == ("1Gi", 500_000_000)
+        assert container["resources"]["requests"]["ephemeral-storage"]
+        assert container["envFrom"] == [{"secretRef": {"name": "study-secrets", "optional": True}}]
+    assert spec["backoffLimit"] == 3
     (workers,) = cluster["workerGroupSpecs"]
+    (toleration,) = workers["template"]["spec"]["tolerations"]
+    assert toleration["key"] == "nvidia.com/gpu"
     assert workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
     assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert "kind: Secret" not in (DOCKER / "kuberay.yaml").read_text()

@@ -192,6 +192,39 @@ def test_a_lost_node_loses_no_record_and_is_no_failure(undisturbed: Study, tmp_p
     assert_mirrored_once(study)
     outcomes = [study.results().trajectory(trajectory.id).outcome() for trajectory in study.plan().trajectories]
     assert [outcome.gpus for outcome in outcomes if outcome is not None] == [1.0, 1.0]
+    assert len(re.findall(r"the node \S+ \([0-9a-f]{6}\) was lost; the cluster has 1 now", output)) == 1
+    assert re.search(r"  failed \(its process died, or was cut off\); it resumes from its newest checkpoint", output)
+
+
+def test_it_is_said_that_nothing_can_run_and_why_and_who_joins(tmp_path: Path, free_port: int) -> None:
+    """The head has no room for a trajectory: the only node that has is lost, and another joins later."""
+    study = make_study(tmp_path / "waits")
+    study.space["axes"] = {"model": ["tiny-bert"], "seed": [0]}
+    study.space["fixed"]["epochs"] = 12
+    with open_cluster(tmp_path, free_port) as nodes:
+        nodes.start_node("--num-cpus=0")
+        lost = nodes.start_node("--num-cpus=1")
+        process = study.start("--address", nodes.address)
+        lines: list[str] = []
+        assert process.stdout is not None
+
+        def read_until(words: str) -> None:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line)
+                if words in line:
+                    return
+            raise AssertionError("".join(lines))
+
+        read_until("epoch 1/12")
+        kill_processes(family(lost.pid))
+        read_until(
+            "nothing has run for 1 min: a trajectory waits for 1 CPU and 0 GPU, and the cluster has 0 CPU and 0 GPU"
+        )
+        nodes.start_node("--num-cpus=1")
+        read_until("joined, with 1 CPU and 0 GPU; the cluster has 2 now")
+        process.stdout.read()
+        assert process.wait(timeout=240) == 0
 
 
 def test_a_process_that_dies_on_a_node_that_lives_is_a_failure(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_every_event_is_a_line_where_there_is_no_terminal(study: StudyBuilder) -
     with Progress(study.plan.trajectories, console, started={second: 2}) as progress:
         progress.on_start(first)
         progress.on_epoch(first, make_epoch(1, train_loss=0.6, validation={"loss": 0.55, "accuracy": 0.7}))
+        progress.on_failure(first, "RuntimeError: no luck")
         progress.on_start(first)
         progress.on_epoch(first, make_epoch(2, train_loss=0.5, validation={"loss": 0.65, "accuracy": 0.6}))
         progress.on_end(first, error=None)
@@ -48,6 +49,7 @@ def test_every_event_is_a_line_where_there_is_no_terminal(study: StudyBuilder) -
     assert lines(text) == [
         "seed 0  started",
         "seed 0  epoch 1/4  train loss 0.600  validation loss 0.550  accuracy 0.700",
+        "seed 0  failed (RuntimeError: no luck); it resumes from its newest checkpoint",
         "seed 0  resumed after a failure",
         "seed 0  epoch 2/4  train loss 0.500  validation loss 0.650  accuracy 0.600",
         "seed 0  done, best validation accuracy 0.700  [1/3]",
