@@ -29,8 +29,8 @@ mkdir -p "$storage"
 export PATH="$(cd "$(dirname "$python")" && pwd):$PATH"
 read -ra prefix <<<"${PREFIX:-}"
 
-# Ray's sockets lie in this folder, and their paths may have 107 characters; TMPDIR is often longer than that allows.
-export RAY_TMPDIR="/tmp/ray-$SLURM_JOB_ID"
+# Sockets lie in these folders, and their paths may have 107 characters: sites set a TMPDIR that is too long for that.
+export RAY_TMPDIR="/tmp/ray-$SLURM_JOB_ID" TMPDIR=/tmp
 # Only this job's processes know the token.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$storage/.ray-token-$SLURM_JOB_ID" RAY_USAGE_STATS_ENABLED=0
 (umask 077 && "${prefix[@]}" "$python" -c 'import secrets; print(secrets.token_hex(32))' >"$RAY_AUTH_TOKEN_PATH")
@@ -39,21 +39,21 @@ started=()
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]} others=$((${#nodes[@]} - 1))
 # A step on some nodes, which goes on when one of them is lost and may use all cores of each.
-step() { srun --overlap --kill-on-bad-exit=0 --cpu-bind=none "$@"; }
+step=(srun --overlap --kill-on-bad-exit=0 --cpu-bind=none)
 
 finish() {
     kill "${started[@]}" 2>/dev/null
     wait
     rm -f "$RAY_AUTH_TOKEN_PATH"
-    step --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" rm -rf "$RAY_TMPDIR" || true
+    "${step[@]}" --nodes="${#nodes[@]}" --ntasks="${#nodes[@]}" rm -rf "$RAY_TMPDIR" || true
 }
 trap finish EXIT
 
-ip=${HEAD_IP:-$(step --nodes=1 --ntasks=1 --nodelist="$head" "${prefix[@]}" "$python" -c \
+ip=${HEAD_IP:-$("${step[@]}" --nodes=1 --ntasks=1 --nodelist="$head" "${prefix[@]}" "$python" -c \
     'import ray; print(ray.util.get_node_ip_address())')}
 start=("${prefix[@]}" ray start --object-store-memory=500000000 --block)
 [ -z "${SLURM_CPUS_ON_NODE:-}" ] || start+=(--num-cpus="$SLURM_CPUS_ON_NODE")
-step --nodes=1 --ntasks=1 --nodelist="$head" \
+"${step[@]}" --nodes=1 --ntasks=1 --nodelist="$head" \
     "${start[@]}" --head --node-ip-address="$ip" --port="$port" --dashboard-host=127.0.0.1 &
 started+=($!)
 until "${prefix[@]}" ray health-check --address="$ip:$port" 2>/dev/null; do
@@ -64,7 +64,7 @@ until "${prefix[@]}" ray health-check --address="$ip:$port" 2>/dev/null; do
     sleep 2
 done
 if [ "$others" -gt 0 ]; then
-    step --nodes="$others" --ntasks="$others" --exclude="$head" "${start[@]}" --address="$ip:$port" &
+    "${step[@]}" --nodes="$others" --ntasks="$others" --exclude="$head" "${start[@]}" --address="$ip:$port" &
     started+=($!)
 fi
 
