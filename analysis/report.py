@@ -20,6 +20,7 @@ from analysis.rendering.markdown import markdown
 from analysis.rendering.page import page
 from analysis.rendering.plots import for_paper, render
 from analysis.results import Results, ResultsError, read
+from study.cli import Parser
 from study.storage import write_bytes
 
 MLFLOW = "mlflow:"
@@ -54,7 +55,7 @@ def write_report_of(folder: Path) -> Path:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    command_line = argparse.ArgumentParser(
+    command_line = Parser(
         prog="python -m analysis.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     command_line.add_argument(

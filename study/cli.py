@@ -5,18 +5,37 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from study.credentials import without_credentials
+from study.errors import DamagedRecordWarning
+
+FORMAT_WARNING = warnings.formatwarning
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors quote no credentials of an option that it does not know."""
+    """A parser whose errors quote no credentials of an option that it does not know.
+
+    Its program prints a warning of damaged records as a sentence, without the line of code that it comes from.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        warnings.formatwarning = _format_warning
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and exit with 2."""
         super().error(without_credentials(message))
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    if issubclass(category, DamagedRecordWarning):
+        return f"{message}\n"
+    return FORMAT_WARNING(message, category, filename, lineno, line)
 
 
 def add_tracking_uri(parser: argparse.ArgumentParser) -> None:

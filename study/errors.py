@@ -19,6 +19,10 @@ class SpaceError(ValueError):
         super().__init__("\n".join(map(printable, messages)))
 
 
+class DamagedRecordWarning(UserWarning):
+    """A record on disk cannot be read, and is left out."""
+
+
 class StudyError(ValueError):
     """A study that cannot be run as asked; the message, on one line, says what to do."""
 

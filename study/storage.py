@@ -36,7 +36,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from study import __version__
-from study.errors import StudyError
+from study.errors import DamagedRecordWarning, StudyError
 from study.locks import Lease, hold, parse_holder
 from study.records import (
     FORMAT,
@@ -244,7 +244,11 @@ class TrajectoryFolder:
         epochs = (record for record in records if isinstance(record, Epoch))
         for expected, epoch in enumerate(epochs, start=1):
             if epoch.epoch != expected:
-                warnings.warn(f"{self._history} lacks epoch {expected}, so later ones are not used", stacklevel=2)
+                warnings.warn(
+                    f"{self._history} lacks epoch {expected}, so later ones are not used",
+                    DamagedRecordWarning,
+                    stacklevel=2,
+                )
                 return records[: records.index(epoch)]
         return records
 
@@ -258,7 +262,11 @@ class TrajectoryFolder:
             except (ValueError, TypeError, KeyError):
                 # The line that a crash cut short ends where the next writer began.
                 if not (line.startswith(b"{") and not line.endswith(b"}")):
-                    warnings.warn(f"{self._history}, line {number}: damaged, so it is not used", stacklevel=3)
+                    warnings.warn(
+                        f"{self._history}, line {number}: damaged, so it is not used",
+                        DamagedRecordWarning,
+                        stacklevel=3,
+                    )
                 continue
             records.setdefault((record.kind, record.examples_seen), record)
         return records
@@ -314,7 +322,9 @@ class TrajectoryFolder:
             values = read_json(self._outcome)
             return None if values is None else Outcome.from_json(values)
         except (ValueError, TypeError, KeyError) as error:
-            warnings.warn(f"{self._outcome}: damaged, so the trajectory resumes ({error})", stacklevel=2)
+            warnings.warn(
+                f"{self._outcome}: damaged, so the trajectory resumes ({error})", DamagedRecordWarning, stacklevel=2
+            )
             return None
 
     def write_outcome(self, outcome: Outcome) -> None:

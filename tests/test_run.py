@@ -120,7 +120,7 @@ def test_a_study_that_is_being_run_is_refused_with_the_name_of_who_runs_it(finis
     study, _ = finished
     with (study.results().path / ".lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        output = study.run(exits=2)
+        output = study.run("--wait-lock", "1", exits=2)
     assert re.search(r"is being run by \S+ on \S+ \(process \d+\) since \d{4}-", output)
 
 

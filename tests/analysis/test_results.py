@@ -2,13 +2,17 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from synthetic_spaces import better_by_rate, search_study
 from synthetic_study import Story, SyntheticStudy, healthy, make_synthetic, non_finite, plan_of
 
 from analysis.results import Results, ResultsError, read
+from study.errors import DamagedRecordWarning
 from study.records import Outcome
 
 TEXT = """
@@ -122,8 +126,6 @@ def test_a_search_without_trials_is_reported_in_one_line(tmp_path: Path) -> None
         ("plan.json", '{"study": "x"}'),
         ("study.json", "[1]"),
         ("space.yaml", "references: [{match: 3}]"),
-        ("trajectories/{id}/history.jsonl", '{"kind": "epoch"}\n'),
-        ("trajectories/{id}/outcome.json", '{"colour": "red"}'),
     ],
 )
 def test_a_broken_study_is_one_readable_line(tmp_path: Path, file: str, content: str) -> None:
@@ -133,6 +135,26 @@ def test_a_broken_study_is_one_readable_line(tmp_path: Path, file: str, content:
     with pytest.raises(ResultsError, match=r"cannot be read") as caught:
         read(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("history.jsonl", '{"kind": "epoch"}\n'), ("outcome.json", '{"colour": "red"}')],
+)
+def test_a_damaged_record_is_named_in_one_line_and_the_others_are_reported(
+    tmp_path: Path, file: str, content: str
+) -> None:
+    study = partial_study(tmp_path)
+    path = study.write(tmp_path / "studies").path
+    folder = path / "trajectories" / study.plan.trajectories[0].id
+    (folder / file).write_text(content)
+    with pytest.warns(DamagedRecordWarning, match=f"{folder.name}/{file}.* damaged, so"):
+        assert len(read(path).cells) == len(study.plan.cells)
+    command = [sys.executable, "-m", "analysis.report", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = {line for line in done.stderr.splitlines() if "damaged" in line}
+    assert line.startswith(str(folder / file))
 
 
 def test_a_study_in_a_renamed_folder_has_the_name_of_its_plan(tmp_path: Path) -> None:
