@@ -1,6 +1,5 @@
 """A study from space file to results, with a real Ray and a real MLflow store."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -118,8 +117,7 @@ def test_a_changed_fixed_setting_is_refused_as_another_study(finished: tuple[Stu
 
 def test_a_study_that_is_being_run_is_refused_with_the_name_of_who_runs_it(finished: tuple[Study, str]) -> None:
     study, _ = finished
-    with (study.results().path / ".lock").open("r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with study.results().run_lock():
         output = study.run("--wait-lock", "1", exits=2)
     assert re.search(r"is being run by \S+ on \S+ \(process \d+\) since \d{4}-", output)
 

@@ -223,8 +223,8 @@ def test_it_is_said_that_nothing_can_run_and_why_and_who_joins(tmp_path: Path, f
         )
         nodes.start_node("--num-cpus=1")
         read_until("joined, with 1 CPU and 0 GPU; the cluster has 2 now")
-        process.stdout.read()
-        assert process.wait(timeout=240) == 0
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
 
 
 def test_a_process_that_dies_on_a_node_that_lives_is_a_failure(tmp_path: Path) -> None:

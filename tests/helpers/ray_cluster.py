@@ -87,7 +87,8 @@ class Cluster:
                 start_new_session=True,
             )
         self.nodes.append(process)
-        wait = [sys.executable, "-c", WAIT, self.address, str(len(self.nodes))]
+        alive = sum(node.poll() is None for node in self.nodes)
+        wait = [sys.executable, "-c", WAIT, self.address, str(alive)]
         subprocess.run(wait, check=True, timeout=90, env=environment)
         return process
 
