@@ -130,7 +130,7 @@ class Gradients:
             self.index.copy_(index)
             work = partial(work, self.index, layers=self.layers)
             if len(part) == len(window) and self.launcher.captures:
-                # Only the gradient is done before the capture, for which the update is ready.
+                # The warm-up computes the gradient alone: the update has been warmed up, and must not be done twice.
                 self.launcher.run((length, padded, "step"), partial(work, update=update), warm_up=work)
                 return True
             self.launcher.run((length, padded, start == 0), work, changes=nothing if start == 0 else self._results)

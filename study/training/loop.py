@@ -263,10 +263,11 @@ class FineTuning:
         load_optimizer_state(self.optimizer, self.model, parts["optimizer"])
         values = state.values
         set_random_state(parts["random"], self.device, otherwise=(self.settings.seed, values["step"]))
-        self.launcher.clear()  # the moments are other tensors now
+        # The moments are other tensors now: graphs of updates are dropped, both here and in the gradients.
+        self.launcher.clear()
+        self.gradients.set_micro_batch_size(values["micro_batch_size"])
         self.step = values["step"]
         self.examples_seen = values["examples_seen"]
-        self.gradients.set_micro_batch_size(values["micro_batch_size"])
         self.halved_at = list(values["halved_at"])
         self.stop_reason = values["stop_reason"]
         self.epochs = [Epoch(**epoch) for epoch in values["epochs"]]
