@@ -16,7 +16,7 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 TYPED := study analysis tests benchmarks
 
-.PHONY: help quickstart test test-all test-faults test-gpu check types docs report lock clean
+.PHONY: help quickstart test test-studies test-all test-faults test-gpu check types docs report lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,8 +38,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 quickstart: $(INSTALLED) ## run a small study on built-in models and data, under 3 minutes
 	@.venv/bin/python -m study.run --space search_spaces/quickstart.yaml
 
-test: $(INSTALLED) ## run all tests except the slow ones
-	@$(PYTEST) -m "not slow and not gpu" -n $(PYTEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+SIDE_BY_SIDE := -n $(PYTEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+test: $(INSTALLED) ## run the tests except slow ones and those that train whole studies
+	@$(PYTEST) -m "not studies and not slow and not gpu" $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+
+test-studies: $(INSTALLED) ## run the tests that start Ray, train whole studies or run benchmarks, except slow ones
+	@$(PYTEST) -m "studies and not slow and not gpu" $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 test-all: $(INSTALLED) ## run all tests
 	@$(PYTEST) $(PYTEST_ARGS)

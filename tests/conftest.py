@@ -23,6 +23,8 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", str(threads))
 
+# Where tests start Ray, train whole studies or run benchmarks: minutes each on two cores.
+STUDIES = ("tests/end_to_end/", "tests/benchmarks/", "tests/test_run.py", "tests/execution/")
 NEEDED = {
     "kubernetes": "kubernetes-validate is not installed (pip install kubernetes-validate==1.37.0)",
     "compose": "docker-compose is not installed (apt-get install docker-compose)",
@@ -93,6 +95,12 @@ LONG_FILES = (
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of files that run whole studies."""
+    if item.nodeid.split("::")[0].startswith(STUDIES):
+        item.add_marker("studies")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests whose package is missing, among those that -m and -k select."""
     present = {
