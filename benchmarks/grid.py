@@ -69,6 +69,7 @@ def through_ray(
             plan.trajectories,
             space=space,
             encoded=encoded,
+            commits={},
             auto_precision=precision,
             gpus=run.gpu or 0.0,
         )

@@ -90,6 +90,7 @@ def _search(
             [trajectory],
             space=space,
             encoded=repeat.encoded,
+            commits={},
             auto_precision=repeat.precision,
             gpus=0.0,
         )

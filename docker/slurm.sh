@@ -38,7 +38,7 @@ started=()
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]} others=$((${#nodes[@]} - 1))
-# A step on some nodes, which goes on when one of them is lost and may use all cores of each.
+# A step on some nodes, which keeps running when one of them is lost and may use all cores of each.
 step=(srun --overlap --kill-on-bad-exit=0 --cpu-bind=none)
 
 finish() {

@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from study.errors import StudyError
@@ -38,6 +39,7 @@ class LockLostError(StudyError):
     """Another process has taken over: this one has to stop without writing."""
 
 
+@cache
 def _machine_id() -> str:
     """What two processes have in common that a lock of the file system is sure to keep apart: the running kernel."""
     try:

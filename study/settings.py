@@ -364,8 +364,8 @@ class Run(Section):
     where the cluster has any, otherwise none."""
 
     max_failures: NonNegativeInt = 1
-    """How often a trajectory that failed is tried again, from its newest checkpoint. That its node is lost is no
-    failure."""
+    """How often a trajectory that failed is tried again, from its newest checkpoint. Losing its node does not count as
+    a failure."""
 
     checkpoint_every_minutes: PositiveFloat = 5
     """Minutes between checkpoints within an epoch; one more is written at an epoch's end unless that takes over 2 % of

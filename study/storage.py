@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -101,8 +102,8 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
-        return True
+    except PermissionError:  # of another user's
+        pass
     return True
 
 
@@ -384,10 +385,7 @@ class StopFile:
             self.path.unlink(missing_ok=True)
 
     def _content(self) -> list[str]:
-        try:
-            return self.path.read_text().split()
-        except FileNotFoundError:
-            return []
+        return (_read_bytes(self.path) or b"").decode().split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,13 +503,11 @@ class StudyFolder:
         ``tell`` is given a sentence of who runs it, at once and each half minute. Raises StudyError with that where the
         time does not suffice.
         """
-        started = told = time.monotonic()
-        holder = ""
+        started, told = time.monotonic(), -math.inf
 
         def waiting(who: str) -> None:
-            nonlocal holder, told
-            first, holder = not holder, who
-            if first or time.monotonic() - told > TELL_SECONDS:
+            nonlocal told
+            if time.monotonic() - told > TELL_SECONDS:
                 told = time.monotonic()
                 left = wait - (told - started)
                 tell(f"the study in {self.path} is being run {who}; waiting for up to {left:.0f} s (--wait-lock)")

@@ -109,7 +109,7 @@ def check_resources(run: Run, cluster: Cluster) -> str | None:
     Raises StudyError on a Ray that this process started, which does not grow.
     """
     wanted = {"CPU": run.cpu, "GPU": run.gpu or 0}
-    nodes = [node["Resources"] for node in _nodes()]
+    nodes = [node["Resources"] for node in live_nodes()]
     if any(all(node.get(key, 0) >= amount for key, amount in wanted.items()) for node in nodes):
         return None
     lacking = "GPU" if not any(node.get("GPU", 0) >= wanted["GPU"] for node in nodes) else "CPU"
@@ -131,7 +131,7 @@ def resolve_auto_gpu(
     Nodes may join a cluster that was there before this process: where none has a GPU yet, ``seconds`` are waited for
     one, and an autoscaler is asked for it.
     """
-    if any(node["Resources"].get("GPU", 0) > 0 for node in _nodes()):
+    if any(node["Resources"].get("GPU", 0) > 0 for node in live_nodes()):
         return 1.0
     if cluster.local:
         return 0.0
@@ -154,7 +154,7 @@ def check_shared(folder: StudyFolder) -> None:
     token, probe = uuid.uuid4().hex, folder.probe_file
     probe.write_text(token)
     try:
-        for node in _nodes():
+        for node in live_nodes():
             strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             seen = ray.get(_reads.options(scheduling_strategy=strategy, num_cpus=0).remote(str(probe)))
             if seen != token:
@@ -166,7 +166,8 @@ def check_shared(folder: StudyFolder) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _nodes() -> list[dict[str, Any]]:
+def live_nodes() -> list[dict[str, Any]]:
+    """The nodes that live, as Ray describes them."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
     return [node for node in nodes if node["Alive"]]
 

@@ -14,6 +14,7 @@ from study.execution.manifest import remember_precision
 from study.execution.preparation import write_configs
 from study.execution.trial_schedulers import PerSearchScheduler, groups_of_trajectories
 from study.execution.tuner import train
+from study.models.loading import hub_commit
 from study.plan.plan import Plan, Trajectory
 from study.records import Precision
 from study.search.optuna_search import OptunaSearch
@@ -47,6 +48,8 @@ class Execution:
         self.left = left
         self.folder = folder
         self.encoded = encoded
+        # Once, so that what a search chooses later loads the same files, though the hub has newer ones by then.
+        self.commits = {model: hub_commit(model) for model in encoded}
         self.interrupts = interrupts
         self.run = self._resolve_gpus(cluster, console)
         if warning := check_resources(self.run, cluster):
@@ -80,6 +83,7 @@ class Execution:
             trajectories,
             space=self.space,
             encoded=self.encoded,
+            commits=self.commits,
             auto_precision=self.precision,
             gpus=self.run.gpu or 0.0,
         )

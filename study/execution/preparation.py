@@ -10,7 +10,6 @@ from pathlib import Path
 
 from study.data.dataset import open_encoded, prepare
 from study.models.classifier import load_classifier
-from study.models.loading import hub_commit
 from study.plan.plan import Plan, Trajectory
 from study.records import Precision, TrajectoryConfig
 from study.settings import BUILT_IN_MODELS
@@ -47,15 +46,15 @@ def write_configs(
     *,
     space: Space,
     encoded: Mapping[str, Path],
+    commits: Mapping[str, str | None],
     auto_precision: Precision,
     gpus: float,
 ) -> None:
     """Write the config of each trajectory, which trains with ``gpus`` GPUs, or a part of one.
 
-    ``auto_precision`` is what ``precision: auto`` came to.
+    ``auto_precision`` is what ``precision: auto`` came to, ``commits`` has those of hub models.
     """
     cells = {cell.id: cell for cell in plan.cells}
-    commits = {model: hub_commit(model) for model in encoded}
     for trajectory in trajectories:
         precision = trajectory.settings.precision
         folder.trajectory(trajectory.id).write_config(
@@ -66,7 +65,7 @@ def write_configs(
                 policies=tuple(cells[id_].policy for id_ in trajectory.cells),
                 optimizer_steps=trajectory.optimizer_steps,
                 precision=auto_precision if precision == "auto" else precision,
-                commit=commits[trajectory.settings.model],
+                commit=commits.get(trajectory.settings.model),
                 objective=space.search.objective,
                 checkpoint_every_minutes=space.run.checkpoint_every_minutes,
                 gpus=gpus,

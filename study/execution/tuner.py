@@ -234,7 +234,7 @@ def train(
     """Train ``trajectories``, as many at once as the cluster has room for; those of a search as they come.
 
     Their configs are written already. A trajectory that fails more than ``run.max_failures`` times is recorded as
-    failed, and the others continue; the loss of its node is no failure. Raises Interrupted after a signal, once the
+    failed, and the others continue; losing its node does not count. Raises Interrupted after a signal, once the
     running ones have saved a checkpoint.
     """
 

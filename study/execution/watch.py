@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import study.execution.cluster  # noqa: F401  # Ray reads its environment, which is set there, when it is imported
-
-# isort: split
-import ray
-from ray.tune.experiment import Trial
 
 from study.errors import enumerate_names
+from study.execution.cluster import live_nodes
 from study.settings import Run
+
+# isort: split
+from ray.tune.experiment import Trial
 
 # Seconds between two looks, until it is said that nothing runs, and until it is said again.
 LOOK_SECONDS, NOTHING_SECONDS, AGAIN_SECONDS = 5.0, 60.0, 600.0
@@ -25,7 +22,7 @@ class Watch:
     def __init__(self, run: Run, say: Callable[[str], None]) -> None:
         self.needs = _amounts({"CPU": run.cpu, "GPU": run.gpu or 0})
         self.say = say
-        self.nodes = _live_nodes()
+        self.nodes = _resources()
         self.looked = self.busy = time.monotonic()
         self.said = -AGAIN_SECONDS
 
@@ -47,7 +44,7 @@ class Watch:
             self.say(f"nothing has run for {minutes:.0f} min: {who} for {self.needs}, and the cluster has {nodes}")
 
     def _compare_nodes(self) -> None:
-        before, self.nodes = self.nodes, _live_nodes()
+        before, self.nodes = self.nodes, _resources()
         count = f"the cluster has {len(self.nodes)} now"
         for name in self.nodes.keys() - before.keys():
             self.say(f"the node {name} joined, with {_amounts(self.nodes[name])}; {count}")
@@ -55,12 +52,9 @@ class Watch:
             self.say(f"the node {name} was lost; {count}, and what it trained resumes elsewhere")
 
 
-def _live_nodes() -> dict[str, Mapping[str, float]]:
+def _resources() -> dict[str, Mapping[str, float]]:
     """The resources of each node by its address and the first letters of its id."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
-    return {
-        f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})": node["Resources"] for node in nodes if node["Alive"]
-    }
+    return {f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})": node["Resources"] for node in live_nodes()}
 
 
 def _amounts(resources: Mapping[str, float]) -> str:

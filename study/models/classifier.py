@@ -18,13 +18,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from study.models.attention import attend_from_first, project_together, use_attention
 from study.models.dropout import replace_dropout
 from study.models.loading import loading_errors
+from study.models.shapes import FIRST_POSITION_FAMILIES
 from study.models.tokenizer import SpecialTokens
 from study.settings import BUILT_IN_MODELS
 
 MOST_LAYERS = 1_000
 
-# Families whose classification head reads the first position of the last layer and nothing else.
-FIRST_POSITION_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 # Families that count positions from the padding id on.
 SHIFTED_FAMILIES = ("roberta", "xlm-roberta", "camembert")
 DROPOUT_KEYS = (

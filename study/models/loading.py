@@ -20,9 +20,9 @@ if not sys.stderr.isatty():
 
 def hub_commit(model: str) -> str | None:
     """The commit of a hub model that this machine loaded last; None for any other model."""
-    if Path(model).is_absolute():
+    if model in BUILT_IN_MODELS or Path(model).is_absolute():
         return None
-    config = try_to_load_from_cache(model, "config.json") if model not in BUILT_IN_MODELS else None
+    config = try_to_load_from_cache(model, "config.json")
     return Path(config).parent.name if isinstance(config, str) else None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from study.errors import quote
 from study.settings import BUILT_IN_MODELS
 
-# Those of study.models.classifier, which this module cannot import: it imports torch.
+# Families whose classification head reads the first position of the last layer and nothing else.
 FIRST_POSITION_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 COUNTED_FAMILIES = (*FIRST_POSITION_FAMILIES, "deberta-v2", "distilbert", "electra", "mpnet")
 CLASSES = 2

@@ -34,7 +34,7 @@ def trajectory_device(gpus: float) -> torch.device:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise DeviceError(
             f"a trajectory has {gpus:g} GPU, and torch {torch.__version__} cannot use it on {socket.gethostname()}: "
-            f"{reason}; mend it, or train on CPUs (--set run.gpu=0)"
+            f"{reason}; fix it, or train on CPUs (--set run.gpu=0)"
         ) from error
     return device
 

@@ -73,7 +73,7 @@ def test_a_gpu_that_cannot_be_used_is_reported_before_anything_is_trained(tmp_pa
         nodes.start_node("--num-cpus=1", "--num-gpus=1")
         output = study.run("--address", nodes.address, exits=2)
     assert "a trajectory has 1 GPU, and torch" in output
-    assert "mend it, or train on CPUs (--set run.gpu=0)" in output
+    assert "fix it, or train on CPUs (--set run.gpu=0)" in output
     assert not study.histories()
 
 

@@ -30,14 +30,8 @@ def test_measured_steps_are_reproduced(gpu: Gpu) -> None:
 
 
 def test_three_steps_are_fitted_by_two_rates_within_a_hundredth() -> None:
-    gpu = Gpu(
-        name="one",
-        peak=989e12,
-        bandwidth=3.35e12,
-        source="H100, 2026-11-27",
-        measured={16: 6.52e-3, 64: 15.25e-3, 256: 49.9e-3},
-        date="2026-11-27",
-    )
+    gpu = gpu_named("H100")
+    assert len(gpu.measured) == 3
     assert [step_seconds(gpu, size) / seconds for size, seconds in gpu.measured.items()] == pytest.approx(
         [1.0] * 3, abs=0.006
     )
