@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from study.execution.interruption import InterruptHandler
+from study.execution.manifest import write_study
+from study.execution.placement import Placement
 from study.execution.preparation import write_configs
 from study.execution.tuner import train
 from study.plan.cell_results import cell_results
@@ -41,6 +43,9 @@ class EndTimes:
     def on_failure(self, trajectory: str, reason: str) -> None:
         raise AssertionError(f"{trajectory}: {reason}")
 
+    def on_move(self, trajectory: str, reason: str) -> None:
+        raise AssertionError(f"{trajectory}: {reason}")
+
     def on_epoch(self, trajectory: str, epoch: Epoch) -> None:
         pass
 
@@ -60,6 +65,7 @@ def through_ray(
 ) -> tuple[EndTimes, float]:
     """Train ``plan`` with Tune in the connected Ray; returns when each trajectory ended, and the seconds of all."""
     folder.path.mkdir(parents=True)
+    write_study(folder, space, plan, tracking_uri=None)
     listener = EndTimes()
     with folder.run_lock() as lease, InterruptHandler(folder, lease, print) as interrupts:
         started = time.perf_counter()
@@ -73,7 +79,7 @@ def through_ray(
             auto_precision=precision,
             gpus=run.gpu or 0.0,
         )
-        train(folder, plan.trajectories, run, listener, interrupts)
+        train(folder, plan.trajectories, run, listener, interrupts, placement=Placement(run, alone=True))
     return listener, time.perf_counter() - started
 
 

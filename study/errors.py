@@ -30,6 +30,14 @@ class StudyError(ValueError):
         super().__init__(printable(message))
 
 
+class NodeError(RuntimeError):
+    """A node that cannot train what other nodes may; the message, on one line, says why and what to do."""
+
+
+class NodeEndsError(RuntimeError):
+    """A trajectory's node is about to end: its checkpoint is saved, and it resumes on another node."""
+
+
 class TrackingError(RuntimeError):
     """MLflow could not be reached or refused a request; the message holds no credentials."""
 

@@ -40,7 +40,7 @@ class LockLostError(StudyError):
 
 
 @cache
-def _machine_id() -> str:
+def machine_id() -> str:
     """What two processes have in common that a lock of the file system is sure to keep apart: the running kernel."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -50,7 +50,10 @@ def _machine_id() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who holds a lock; ``beat`` grows while it lives. Earlier versions wrote neither attempt nor machine."""
+    """Who holds a lock; ``beat`` grows while it lives, ``progress`` while it gets on with its work.
+
+    Earlier versions wrote neither attempt nor machine.
+    """
 
     user: str
     host: str
@@ -59,6 +62,7 @@ class Holder:
     attempt: str = ""
     machine: str = ""
     beat: int = 0
+    progress: int = 0
 
     def __str__(self) -> str:
         return f"by {self.user} on {self.host} (process {self.pid}) since {self.since}"
@@ -73,17 +77,21 @@ def parse_holder(content: bytes) -> Holder | None:
 
 
 class Lease:
-    """A lock that is held, until :meth:`release`; its heartbeat is a thread's."""
+    """A lock that is held, until :meth:`release`; its heartbeat is a thread's.
+
+    The holder counts ``progress``, so that others can tell work from a process that merely lives.
+    """
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
+        self.progress = 0
         self.descriptor = descriptor
         self.holder = Holder(
             attempt=uuid.uuid4().hex,
             user=user_name(),
             host=socket.gethostname(),
             pid=os.getpid(),
-            machine=_machine_id(),
+            machine=machine_id(),
             since=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         )
         self._ended = threading.Event()
@@ -123,7 +131,7 @@ class Lease:
                 continue
 
     def _write(self, beat: int) -> None:
-        content = json.dumps(asdict(self.holder) | {"beat": beat}).encode()
+        content = json.dumps(asdict(self.holder) | {"beat": beat, "progress": self.progress}).encode()
         os.pwrite(self.descriptor, content, 0)
         os.ftruncate(self.descriptor, len(content))
         os.fsync(self.descriptor)
@@ -166,7 +174,7 @@ def _obtain(
         locked, content = _try_flock(path, descriptor), path.read_bytes()
         holder = parse_holder(content)
         # Within a machine the lock ends with its holder, so what the file says is of one that was killed.
-        if locked and (not content or (holder is not None and holder.machine in ("", _machine_id()))):
+        if locked and (not content or (holder is not None and holder.machine in ("", machine_id()))):
             return True
         if content != seen:
             seen, since = content, time.monotonic()

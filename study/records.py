@@ -121,6 +121,23 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One process that trained a trajectory, from epoch ``epochs`` and optimizer step ``optimizer_step`` on.
+
+    ``device``, ``precision`` and ``versions`` are what it ran on; ``time`` is when it began, in seconds since 1970.
+    """
+
+    host: str
+    pid: int
+    device: str
+    precision: str
+    versions: Mapping[str, str]
+    epochs: int
+    optimizer_step: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrajectoryRecords:
     """The history of a trajectory, oldest record first, and how it ended; None while it has not."""
 

@@ -371,6 +371,11 @@ class Run(Section):
     """Minutes between checkpoints within an epoch; one more is written at an epoch's end unless that takes over 2 % of
     the time."""
 
+    stall_minutes: PositiveFloat | None = None
+    """End the process of a trajectory that has recorded nothing for so many minutes, and try it again, which counts as
+    a failure. Without it, one that stands still is only reported. Loading and compiling a large model may take minutes,
+    and so may an evaluation."""
+
     keep_best_weights: bool = False
     """Keep each trajectory's best model, by its ``checkpoint_metric``, with tokenizer and label names."""
 

@@ -8,6 +8,7 @@ The study folder is the truth, MLflow a mirror of it:
                                   history.jsonl      one record a line, only ever appended to
                                   predictions/epoch-0003-test.parquet
                                   outcome.json       written last: how it ended
+                                  attempts.jsonl     which process trained it when, and on what
                                   checkpoints/       where it stands, until it ends
                                   best-model/        its best weights, if asked for
                                   error.log          why it failed
@@ -29,7 +30,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -38,9 +39,10 @@ import numpy as np
 
 from study import __version__
 from study.errors import DamagedRecordWarning, StudyError
-from study.locks import Lease, hold, parse_holder
+from study.locks import Holder, Lease, hold, parse_holder
 from study.records import (
     FORMAT,
+    Attempt,
     Epoch,
     Manifest,
     Outcome,
@@ -143,14 +145,14 @@ def write_json(path: Path, values: object) -> None:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in ``path``, None where there is no such file. Raises ValueError for any other content."""
-    content = _read_bytes(path)
+    content = read_bytes(path)
     try:
         return None if content is None else dict(json.loads(content))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a JSON object ({error})") from error
 
 
-def _read_bytes(path: Path) -> bytes | None:
+def read_bytes(path: Path) -> bytes | None:
     """The content of a file, None where there is no such file."""
     try:
         try:
@@ -208,9 +210,13 @@ class TrajectoryFolder:
         return self.path / "outcome.json"
 
     @property
+    def _attempts(self) -> Path:
+        return self.path / "attempts.jsonl"
+
+    @property
     def record_files(self) -> tuple[Path, ...]:
-        """The files of config, history and outcome, there or not."""
-        return self._config, self._history, self._outcome
+        """The files of config, history, outcome and attempts, there or not."""
+        return self._config, self._history, self._outcome, self._attempts
 
     def config(self) -> TrajectoryConfig | None:
         """What the trajectory trains; None before it was planned."""
@@ -255,7 +261,7 @@ class TrajectoryFolder:
 
     def _records(self) -> dict[tuple[str, int], Record]:
         """All records that can be read, by what no other has; of two writers' equal ones the first."""
-        content = _read_bytes(self._history) or b""
+        content = read_bytes(self._history) or b""
         records: dict[tuple[str, int], Record] = {}
         for number, line in enumerate(content.split(b"\n")[:-1], start=1):
             try:
@@ -283,14 +289,23 @@ class TrajectoryFolder:
         """
         known = self._records()
         lines = [to_line(record) for record in records if (record.kind, record.examples_seen) not in known]
-        with self._history.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                lines = lines if file.read() == b"\n" else [b"\n", *lines]
-            file.write(b"".join(lines))  # at once, so that another writer's lines do not come between
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_one(self.path)
+        _append_lines(self._history, lines)
+
+    def attempts(self) -> list[Attempt]:
+        """The processes that have trained the trajectory, oldest first; damaged lines are left out."""
+        attempts = []
+        for line in (read_bytes(self._attempts) or b"").splitlines():
+            with contextlib.suppress(ValueError, TypeError):
+                attempts.append(Attempt(**json.loads(line)))
+        return attempts
+
+    def append_attempt(self, attempt: Attempt) -> None:
+        """Write that a process has begun to train the trajectory, and on what."""
+        _append_lines(self._attempts, [(json.dumps(asdict(attempt)) + "\n").encode()])
+
+    def lock_holder(self) -> Holder | None:
+        """Who trains the trajectory, by the file of its lock; None where nobody does."""
+        return parse_holder(read_bytes(self.path / ".lock") or b"")
 
     def predictions_path(self, epoch: int, split: Split) -> Path:
         """The file of the predictions of the checkpoint after ``epoch``."""
@@ -341,6 +356,18 @@ class TrajectoryFolder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
+def _append_lines(path: Path, lines: list[bytes]) -> None:
+    """Append lines to a file, and make them durable; a line that a crash cut short is ended first."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            lines = lines if file.read() == b"\n" else [b"\n", *lines]
+        file.write(b"".join(lines))  # at once, so that another writer's lines do not come between
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_one(path.parent)
+
+
 def read_predictions(path: Path) -> Predictions | None:
     """The predictions in a Parquet file, None where there is none."""
     import pyarrow.parquet as pq
@@ -360,8 +387,9 @@ def read_predictions(path: Path) -> Predictions | None:
 class StopFile:
     """The file by which one ``run`` of a study asks its trajectories to save a checkpoint and end before they are done.
 
-    It is there from the start of the run, and read: on NFS, whether a file is there may be known a minute late, and
-    that it was there last time too, but a file that is opened is the newest (nfs(5), "close-to-open").
+    It asks all of them, or those on nodes that are about to end. It is there from the start of the run, and read: on
+    NFS, whether a file is there may be known a minute late, and that it was there last time too, but a file that is
+    opened is the newest (nfs(5), "close-to-open").
     """
 
     path: Path
@@ -375,9 +403,18 @@ class StopFile:
         """Ask the trajectories of this run to stop."""
         self.path.write_text(f"{self.run} stop\n")
 
+    def request_leaving(self, nodes: Iterable[str]) -> None:
+        """Ask the trajectories of this run on these nodes, by their ids, to leave them."""
+        self.path.write_text(" ".join([self.run, "leave", *sorted(nodes)]) + "\n")
+
     def requested(self) -> bool:
-        """Whether this run has asked for it."""
+        """Whether this run has asked all trajectories to stop."""
         return self._content() == [self.run, "stop"]
+
+    def leaving_requested(self, node: str) -> bool:
+        """Whether this run has asked the trajectories on a node to leave it."""
+        content = self._content()
+        return content[:2] == [self.run, "leave"] and node in content[2:]
 
     def end(self) -> None:
         """Take the file away, unless it is another run's by now."""
@@ -385,7 +422,7 @@ class StopFile:
             self.path.unlink(missing_ok=True)
 
     def _content(self) -> list[str]:
-        return (_read_bytes(self.path) or b"").decode().split()
+        return (read_bytes(self.path) or b"").decode().split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,7 +439,12 @@ class StudyFolder:
     @property
     def exists(self) -> bool:
         """Whether the folder holds a study, of whatever format."""
-        return (self.path / "study.json").exists()
+        return self.manifest_file.exists()
+
+    @property
+    def manifest_file(self) -> Path:
+        """The file of what the study is, with which the folder is a study."""
+        return self.path / "study.json"
 
     @property
     def space_file(self) -> Path:
@@ -412,7 +454,7 @@ class StudyFolder:
     @property
     def description_files(self) -> tuple[Path, ...]:
         """The files of manifest, space and plan, there or not."""
-        return self.path / "study.json", self.space_file, self.path / "plan.json"
+        return self.manifest_file, self.space_file, self.path / "plan.json"
 
     @property
     def optuna_file(self) -> Path:
@@ -444,21 +486,21 @@ class StudyFolder:
         """Ray Tune's own state, which is thrown away at every start."""
         return self.path / "ray"
 
+    @property
+    def run_lock_file(self) -> Path:
+        """The file of the lock of :meth:`run_lock`."""
+        return self.path / ".lock"
+
     def stop_file(self, run: str) -> StopFile:
         """The file by which the ``run`` of this id asks its trajectories to stop."""
         return StopFile(self.path / ".stop", run)
-
-    @property
-    def probe_file(self) -> Path:
-        """The file by which nodes show that they see the folder."""
-        return self.path / ".shared"
 
     def manifest(self) -> Manifest | None:
         """What the study is; None where the folder holds no study.
 
         Raises StudyError for a study of another format, ValueError for a file that is not a manifest.
         """
-        values = read_json(self.path / "study.json")
+        values = read_json(self.manifest_file)
         if values is None:
             return None
         if (found := values.get("format", 1)) != FORMAT:
@@ -473,11 +515,11 @@ class StudyFolder:
         try:
             return Manifest(**{name: values[name] for name in Manifest.__slots__ if name in values})
         except TypeError as error:
-            raise ValueError(f"{self.path / 'study.json'} is not a manifest: {error}") from error
+            raise ValueError(f"{self.manifest_file} is not a manifest: {error}") from error
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write what the study is; with this file, the folder is a study."""
-        write_json(self.path / "study.json", manifest.to_json())
+        write_json(self.manifest_file, manifest.to_json())
 
     def plan(self) -> dict[str, Any] | None:
         """The plan's JSON values (see :func:`study.plan.plan.read_plan`)."""
@@ -516,13 +558,13 @@ class StudyFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             stack = contextlib.ExitStack()
             lease = stack.enter_context(
-                hold(self.path / ".lock", give_up=lambda: time.monotonic() - started >= wait, waiting=waiting)
+                hold(self.run_lock_file, give_up=lambda: time.monotonic() - started >= wait, waiting=waiting)
             )
         except OSError as error:
             raise StudyError(f"the study's folder {self.path} cannot be written to ({error.strerror})") from error
         with stack:
             if lease is None:
-                who = parse_holder((self.path / ".lock").read_bytes()) or "by another process"
+                who = parse_holder(self.run_lock_file.read_bytes()) or "by another process"
                 raise StudyError(f"the study in {self.path} is being run {who}; wait for it to end")
             yield lease
 

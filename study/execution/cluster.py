@@ -7,12 +7,12 @@ import logging
 import os
 import shlex
 import signal
+import subprocess
 import sys
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 # Read by Ray when it is imported; a user's own values win. Signals are handled below.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -35,26 +35,27 @@ os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.credentials import without_credentials
 from study.errors import StudyError
-from study.records import Precision
 from study.settings import Run
-from study.storage import StudyFolder
 
 # The nodes of a job start within a minute of one another.
 GPU_JOINS_WITHIN_SECONDS = 60
-
-T = TypeVar("T")
+# How long a process that asks a cluster for its token may take.
+TOKEN_SECONDS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """A connected Ray: the address of its dashboard, None where it has none, and whether this process started it."""
+    """A connected Ray: the address of its dashboard, None where it has none.
+
+    ``local`` says that this process started it, ``open`` that whoever reaches it may run code on it, without a token.
+    """
 
     dashboard: str | None
     local: bool
+    open: bool = False
 
 
 def connect(address: str | None, *, verbose: bool, dashboard: bool = True) -> Cluster:
@@ -100,7 +101,28 @@ def connect(address: str | None, *, verbose: bool, dashboard: bool = True) -> Cl
     finally:
         signal.signal(signal.SIGHUP, hangup)
     url = context.dashboard_url
-    return Cluster(dashboard=f"http://{url}" if url else None, local=address is None)
+    return Cluster(
+        dashboard=f"http://{url}" if url else None,
+        local=address is None,
+        open=address is not None and _is_open(ray.get_runtime_context().gcs_address),
+    )
+
+
+def _is_open(address: str) -> bool:
+    """Whether the Ray at ``address`` answers a process that has no token, which may then run any code there."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    ask = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5)"
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", ask, address],
+            env=environment | {"RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            timeout=TOKEN_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return asked.returncode == 0
 
 
 def check_resources(run: Run, cluster: Cluster) -> str | None:
@@ -149,70 +171,10 @@ def resolve_auto_gpu(
     return 0.0
 
 
-def check_shared(folder: StudyFolder) -> None:
-    """Raise StudyError unless every node sees the study's folder."""
-    token, probe = uuid.uuid4().hex, folder.probe_file
-    probe.write_text(token)
-    try:
-        for node in live_nodes():
-            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            seen = ray.get(_reads.options(scheduling_strategy=strategy, num_cpus=0).remote(str(probe)))
-            if seen != token:
-                raise StudyError(
-                    f"--storage: the node {node['NodeManagerAddress']} does not see {folder.path}; "
-                    "give a folder that all nodes share"
-                )
-    finally:
-        probe.unlink(missing_ok=True)
-
-
 def live_nodes() -> list[dict[str, Any]]:
     """The nodes that live, as Ray describes them."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
     return [node for node in nodes if node["Alive"]]
-
-
-@ray.remote
-def _reads(path: str) -> str | None:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return None
-
-
-def look_at_device(run: Run) -> Precision:
-    """What ``precision: auto`` comes to on the device that a trajectory gets, once one is free.
-
-    Raises StudyError where that is a GPU which cannot be used, or not be shared as ``run.gpu`` says.
-    """
-    gpus, threads = run.gpu or 0.0, max(1, int(run.cpu))
-
-    def look() -> tuple[Precision | None, str]:
-        import torch
-
-        from study.training.devices import choose_precision
-        from study.training.trajectory_device import DeviceError, check_sharing, trajectory_device
-
-        torch.set_num_threads(threads)
-        try:
-            check_sharing(gpus)
-            return choose_precision("auto", trajectory_device(gpus)), ""
-        except DeviceError as error:
-            return None, str(error)
-
-    precision, reason = run_as_trajectory(run, look)
-    if precision is None:
-        raise StudyError(reason)
-    return precision
-
-
-def run_as_trajectory(run: Run, work: Callable[[], T]) -> T:
-    """Call ``work`` in a process that has what a trajectory has, and that ends, so that it keeps nothing of a GPU.
-
-    Ray ends the process because the function itself, and not only this call of it, is said to need a GPU.
-    """
-    result: T = ray.get(ray.remote(num_cpus=run.cpu, num_gpus=run.gpu or 0)(work).remote())
-    return result
 
 
 def disconnect() -> None:

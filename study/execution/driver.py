@@ -141,6 +141,12 @@ def _train(
     if cluster.dashboard:
         ray = Path(sys.executable).with_name("ray")
         console.print(f"Ray dashboard: {cluster.dashboard}  (token: {ray} get-auth-token)")
+    if cluster.open:
+        console.print(
+            f"warning: the Ray at {options.address} asks for no token, so whoever reaches it can run code on its "
+            "nodes; start it with one (README, On a cluster)",
+            soft_wrap=True,
+        )
     Execution(
         space, plan, left, folder, encoded=encoded, cluster=cluster, interrupts=interrupts, console=console
     ).train()

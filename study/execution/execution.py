@@ -8,9 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from study.errors import StudyError
-from study.execution.cluster import Cluster, check_resources, check_shared, look_at_device, resolve_auto_gpu
+from study.execution.cluster import Cluster, check_resources, live_nodes, resolve_auto_gpu
 from study.execution.interruption import InterruptHandler
 from study.execution.manifest import remember_precision
+from study.execution.node_checks import leave_out_nodes, node_name
+from study.execution.node_devices import look_at_devices
+from study.execution.placement import Placement
 from study.execution.preparation import write_configs
 from study.execution.trial_schedulers import PerSearchScheduler, groups_of_trajectories
 from study.execution.tuner import train
@@ -54,8 +57,9 @@ class Execution:
         self.run = self._resolve_gpus(cluster, console)
         if warning := check_resources(self.run, cluster):
             console.print(warning)
-        check_shared(folder)
-        self.precision = self._resolve_precision()
+        self.placement = Placement(self.run, alone=cluster.local)
+        leave_out_nodes(self.placement, folder, console.print)
+        self.precision = self._resolve_precision(console)
         self.search = OptunaSearch(space, plan, folder) if space.searching else None
         self._plan = plan
         started = {trajectory.id: len(folder.trajectory(trajectory.id).epochs()) for trajectory in left}
@@ -93,7 +97,15 @@ class Execution:
         self.progress.add_row(trajectory)
 
     def _train(self, trajectories: Sequence[Trajectory] | TrajectoryQueue) -> None:
-        train(self.folder, trajectories, self.run, self.progress, self.interrupts, scheduler=self._make_scheduler())
+        train(
+            self.folder,
+            trajectories,
+            self.run,
+            self.progress,
+            self.interrupts,
+            placement=self.placement,
+            scheduler=self._make_scheduler(),
+        )
 
     def _make_scheduler(self) -> PerSearchScheduler | None:
         """The trial scheduler, with what earlier starts of the study have reported."""
@@ -115,12 +127,19 @@ class Execution:
             raise StudyError("search.gpu_hours counts GPU hours, and no node has a GPU; give trials or examples")
         return run.model_copy(update={"gpu": gpu})
 
-    def _resolve_precision(self) -> Precision:
+    def _resolve_precision(self, console: Console) -> Precision:
         """What ``precision: auto`` comes to, measured once for the whole study; a GPU is looked at in any case."""
         manifest = self.folder.manifest()
         assert manifest is not None
         wanted = manifest.precision is None and "auto" in self._precisions()
-        found = look_at_device(self.run) if wanted or self.run.gpu else "float32"
+        found: Precision = "float32"
+        if wanted or self.run.gpu:
+            names = {node["NodeID"]: node_name(node) for node in live_nodes()}
+            suitable = {node: names[node] for node in self.placement.suitable_nodes()}
+            found, unusable = look_at_devices(self.run, suitable, lambda text: console.print(text, soft_wrap=True))
+            for node, reason in unusable.items():
+                self.placement.leave_out(node, reason)
+                console.print(f"the node {names[node]} is left out: {reason}", soft_wrap=True)
         if wanted:
             remember_precision(self.folder, found)
             return found

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
+from study.errors import NodeEndsError, NodeError
+from study.execution.node_facts import require_node
 from study.execution.trial_config import TrialConfig
 from study.records import Epoch, to_line
 from study.scoring import METRICS
@@ -20,11 +24,18 @@ WORST_GAIN = -1e6
 
 
 def tune_trainable(config: dict[str, Any]) -> None:
-    """Train the trajectory that ``config`` names, with its number of CPU threads, until its ``run`` asks to stop."""
+    """Train the trajectory that ``config`` names, with its number of CPU threads, until its ``run`` asks to stop.
+
+    Raises NodeError where this node cannot, and NodeEndsError once a checkpoint is saved on a node that will end.
+    """
+    require_node(config["probe"], config["versions"], config["code"])
     folder = TrialConfig.from_tune(config).trajectory
     trajectory = folder.config()
-    assert trajectory is not None, f"{folder.path} was never planned"
+    if trajectory is None:
+        raise NodeError(f"{socket.gethostname()} does not see {folder.path}; mount the storage there")
     objective = METRICS[trajectory.objective]
+    stop = StopFile(Path(config["stop_file"]), config["run"])
+    node = ray.get_runtime_context().get_node_id()
 
     def report(epoch: Epoch) -> None:
         # The record is text, because Tune keeps windows of every number that it is given.
@@ -33,12 +44,14 @@ def tune_trainable(config: dict[str, Any]) -> None:
 
     try:
         with observed(folder) as observer:
-            train_trajectory(
+            outcome = train_trajectory(
                 folder,
                 cpu_threads=config["cpu_threads"],
                 report=report,
                 observe=observer.observe,
-                stop=StopFile(Path(config["stop_file"]), config["run"]).requested,
+                stop=lambda: stop.requested() or stop.leaving_requested(node),
             )
     finally:
         release_memory()  # Ray may keep this process for the next trajectory
+    if outcome is None and not stop.requested():
+        raise NodeEndsError(f"{socket.gethostname()} is about to end; the checkpoint is saved")

@@ -21,8 +21,11 @@ from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
+from study.execution.failures import Failures
 from study.execution.interruption import Interrupted, InterruptHandler
-from study.execution.lost_nodes import lost_nodes_not_counted
+from study.execution.manifest import package_versions
+from study.execution.node_facts import code_hash, study_probe
+from study.execution.placement import Placement, TrialResources
 from study.execution.trial_config import KEY, TrialConfig, trajectory_of
 from study.execution.trial_schedulers import PerSearchScheduler
 from study.execution.watch import Watch
@@ -55,6 +58,8 @@ class ProgressListener(Protocol):
 
     def on_failure(self, trajectory: str, reason: str) -> None: ...  # noqa: D102
 
+    def on_move(self, trajectory: str, reason: str) -> None: ...  # noqa: D102
+
     def on_epoch(self, trajectory: str, epoch: Epoch) -> None: ...  # noqa: D102
 
     def on_end(self, trajectory: str, *, error: str | None, stopped: bool = False) -> None: ...  # noqa: D102
@@ -71,11 +76,13 @@ class _TuneCallback(TrialProgressCallback):
         interrupts: InterruptHandler,
         listener: ProgressListener,
         watch: Watch,
+        failures: Failures,
         scheduler: PerSearchScheduler | None,
     ) -> None:
         self.interrupts = interrupts
         self.listener = listener
         self.watch = watch
+        self.failures = failures
         self.scheduler = scheduler
         self.checked = time.monotonic()
         self.saving: set[str] | None = None
@@ -87,6 +94,7 @@ class _TuneCallback(TrialProgressCallback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called before a trial's first step, and again when it resumes after a failure."""
+        self.watch.on_start(trial)
         self.listener.on_start(trajectory_of(trial))
 
     def on_trial_result(
@@ -95,6 +103,7 @@ class _TuneCallback(TrialProgressCallback):
         """Called after each epoch."""
         epoch = from_line(result["record"])
         assert isinstance(epoch, Epoch)
+        self.failures.on_epoch(trial)
         self.listener.on_epoch(trajectory_of(trial), epoch)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -113,7 +122,11 @@ class _TuneCallback(TrialProgressCallback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trial has failed and will be tried again."""
-        self.listener.on_failure(trajectory_of(trial), _reason(_traceback(trial)))
+        if moved := self.failures.moved.get(trial.trial_id):
+            self.listener.on_move(trajectory_of(trial), moved)
+            return
+        reason = self.failures.ended.pop(trial.trial_id, None) or _reason(_traceback(trial))
+        self.listener.on_failure(trajectory_of(trial), reason)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Called when a trial has failed as often as it may."""
@@ -122,7 +135,8 @@ class _TuneCallback(TrialProgressCallback):
         text = _traceback(trial)
         with contextlib.suppress(OSError):  # of a full disk, which must not end the study
             write_bytes(trajectory.error_log, text.encode())
-        reason = f"{_reason(text)} (tried {_times(trial.num_failures)})"
+        reason = self.failures.ended.pop(trial.trial_id, None) or _reason(text)
+        reason = f"{reason} (tried {_times(trial.num_failures)})"
         trajectory.write_outcome(Outcome(status="failed", error=reason, log=str(trajectory.error_log)))
         self.listener.on_end(trajectory.id, error=reason)
 
@@ -184,13 +198,19 @@ class _QueueSearcher(Searcher):
     """Gives a source's trajectories to Tune, which asks for one whenever there is room."""
 
     def __init__(
-        self, source: TrajectorySource, interrupts: InterruptHandler, start: Callable[[Trajectory], TrialConfig]
+        self,
+        source: TrajectorySource,
+        interrupts: InterruptHandler,
+        start: Callable[[Trajectory], TrialConfig],
+        most_at_once: Callable[[], int | None],
     ) -> None:
         super().__init__()
         self.source = source
         self.interrupts = interrupts
         self.start = start
+        self.most_at_once = most_at_once
         self.trials: dict[str, str] = {}
+        self.ended = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -205,6 +225,9 @@ class _QueueSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's part of the config."""
+        most = self.most_at_once()
+        if most is not None and len(self.trials) - self.ended >= most:
+            return None
         trajectory = None if self.interrupts.received else self.source.next()
         if trajectory is None:
             return cast("dict[str, Any]", Searcher.FINISHED) if self.source.done else None  # Tune's protocol
@@ -213,6 +236,7 @@ class _QueueSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Called when a trial has ended in any way."""
+        self.ended += 1
         self.source.trajectory_ended(self.trials[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
@@ -229,13 +253,14 @@ def train(
     listener: ProgressListener,
     interrupts: InterruptHandler,
     *,
+    placement: Placement,
     scheduler: PerSearchScheduler | None = None,
 ) -> None:
     """Train ``trajectories``, as many at once as the cluster has room for; those of a search as they come.
 
     Their configs are written already. A trajectory that fails more than ``run.max_failures`` times is recorded as
-    failed, and the others continue; losing its node does not count. Raises Interrupted after a signal, once the
-    running ones have saved a checkpoint.
+    failed, and the others continue; what its node is the reason of does not count (see :class:`Failures`). Raises
+    Interrupted after a signal, once the running ones have saved a checkpoint.
     """
 
     def start(trajectory: Trajectory) -> TrialConfig:
@@ -246,15 +271,26 @@ def train(
         )
 
     shutil.rmtree(folder.tune, ignore_errors=True)
-    stop = interrupts.stop
-    space: dict[str, Any] = {"cpu_threads": max(1, int(run.cpu)), "stop_file": str(stop.path), "run": stop.run}
+    stop, probe = interrupts.stop, study_probe(folder)
+    space: dict[str, Any] = {
+        "cpu_threads": max(1, int(run.cpu)),
+        "stop_file": str(stop.path),
+        "run": stop.run,
+        "probe": probe,
+        "versions": package_versions(),
+        "code": code_hash(),
+    }
     searcher = None
     if isinstance(trajectories, Sequence):
         space[KEY] = tune.grid_search([start(trajectory).to_tune()[KEY] for trajectory in trajectories])
     else:
-        searcher = _QueueSearcher(trajectories, interrupts, start)
+        searcher = _QueueSearcher(trajectories, interrupts, start, placement.most_at_once)
+    watch = Watch(run, placement, stop, probe, listener.say)
+    failures = Failures(placement, watch.leave_out)
+    watch.ended = failures.ended
+    cpu, gpu = run.cpu, run.gpu or 0.0
     tuner = tune.Tuner(
-        tune.with_resources(_train_trial, _resources(run)),
+        tune.with_resources(_train_trial, lambda config: TrialResources(cpu, gpu)),
         param_space=space,
         tune_config=tune.TuneConfig(
             reuse_actors=True,
@@ -268,16 +304,12 @@ def train(
             name="tune",
             storage_path=str(folder.tune),
             failure_config=tune.FailureConfig(max_failures=run.max_failures),
-            callbacks=[_TuneCallback(interrupts, listener, Watch(run, listener.say), scheduler)],
+            callbacks=[_TuneCallback(interrupts, listener, watch, failures, scheduler)],
             verbose=0,
         ),
     )
-    _fit(tuner, interrupts)
-
-
-def _resources(run: Run) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
-    cpu = run.cpu
-    return lambda config: tune.PlacementGroupFactory([{"CPU": cpu, "GPU": TrialConfig.from_tune(config).gpus}])
+    with placement.applied(), failures.applied():
+        _fit(tuner, interrupts)
 
 
 def _train_trial(config: dict[str, Any]) -> None:
@@ -290,8 +322,7 @@ def _fit(tuner: tune.Tuner, interrupts: InterruptHandler) -> None:
     """Run Tune to its end. Raises Interrupted where a signal ended it."""
     interrupts.saving = True
     try:
-        with lost_nodes_not_counted():
-            tuner.fit()
+        tuner.fit()
     except Exception as error:
         if interrupts.received is None:
             raise

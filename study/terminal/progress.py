@@ -90,6 +90,10 @@ class Progress:
         """A trajectory has failed, and will be tried again."""
         self.say(f"{self.rows[trajectory].trajectory.name}  failed ({reason}); it resumes from its newest checkpoint")
 
+    def on_move(self, trajectory: str, reason: str) -> None:
+        """A trajectory leaves its node, which does not count as a failure."""
+        self.say(f"{self.rows[trajectory].trajectory.name}  moves to another node ({reason})")
+
     def on_start(self, trajectory: str) -> None:
         """A trajectory starts, or resumes."""
         row = self.rows[trajectory]
@@ -98,7 +102,11 @@ class Progress:
         epochs = self.started.get(trajectory)
         self._log(
             row,
-            "resumed after a failure" if restarted else f"resumed after epoch {epochs}" if epochs else "started",
+            "resumed from its newest checkpoint"
+            if restarted
+            else f"resumed after epoch {epochs}"
+            if epochs
+            else "started",
         )
 
     def on_epoch(self, trajectory: str, epoch: Epoch) -> None:

@@ -6,16 +6,21 @@ A trajectory is known by its folder alone: what it trains is written there, and 
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from study import __version__
 from study.data.dataset import open_encoded
 from study.locks import Lease
 from study.models.classifier import Classifier, load_classifier
-from study.records import Epoch, Interval, Outcome, Record, TrajectoryConfig
+from study.records import Attempt, Epoch, Interval, Outcome, Record, TrajectoryConfig
 from study.stopping import best_epoch
 from study.storage import TrajectoryFolder, replacing
 from study.training import checkpoint
@@ -73,6 +78,7 @@ def _train(
     saved = checkpoint.load_newest(folder.checkpoints)
     if saved is not None:
         loop.load(saved)
+    folder.append_attempt(_attempt(loop))
     timer = checkpoint.CheckpointTimer(loop.state(), every_minutes=config.checkpoint_every_minutes)
     recorder = Recorder(folder, keep_best_by=config.policies[0].checkpoint_metric if config.keep_best_weights else None)
     for item in loop.run():
@@ -80,6 +86,7 @@ def _train(
         if isinstance(item, EpochEnd):
             lease.check()
         epoch = recorder.record(item, loop)
+        lease.progress += 1
         observe(item if isinstance(item, Interval) else loop.epochs[-1])
         due = stopping or timer.due(epoch_ended=epoch is not None)
         if due or epoch is not None:
@@ -175,6 +182,19 @@ def save_model(classifier: Classifier, folder: Path, *, names: tuple[str, ...], 
     with replacing(folder) as part:
         model.save_pretrained(part)
         shutil.copytree(tokenizer, part, dirs_exist_ok=True)
+
+
+def _attempt(loop: FineTuning) -> Attempt:
+    return Attempt(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        device=device_name(loop.device),
+        precision=loop.precision,
+        versions={"encoder-study": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        epochs=len(loop.epochs),
+        optimizer_step=loop.step,
+        time=time.time(),
+    )
 
 
 def _outcome(loop: FineTuning, *, gpus: float) -> Outcome:

@@ -8,6 +8,8 @@ import subprocess
 
 import torch
 
+from study.errors import NodeError
+
 # Tests let Ray imagine GPUs on machines that have none, and set this variable to "tests" on its nodes: there a CPU
 # stands in for the GPU of a trajectory. Nothing else may set it.
 CPU_STANDS_IN = "STUDY_TESTS_LET_A_CPU_STAND_IN_FOR_A_GPU"
@@ -15,7 +17,7 @@ CPU_STANDS_IN = "STUDY_TESTS_LET_A_CPU_STAND_IN_FOR_A_GPU"
 CONTEXT_BYTES = 2**30
 
 
-class DeviceError(RuntimeError):
+class DeviceError(NodeError):
     """A GPU that was asked for and cannot be used; the message, on one line, says why and what to do."""
 
 

@@ -14,14 +14,15 @@ from study_process import Study
 # Connects to the cluster at an address, and prints what it finds as JSON.
 CONNECT = """
 import json, os, sys
-from study.execution.cluster import connect, disconnect, look_at_device, resolve_auto_gpu, run_as_trajectory
+from study.execution.cluster import connect, disconnect, resolve_auto_gpu
+from study.execution.node_devices import look_at_devices, run_as_trajectory
 from study.settings import Run
 
 cluster, lines = connect(sys.argv[1] or None, verbose=False, dashboard=False), []
 """
 PROCESSES = """
 run = Run(gpu=0.5)
-look_at_device(run)
+look_at_devices(run, {}, print)
 print(json.dumps([run_as_trajectory(run, lambda: os.getpid()) for _ in range(2)]))
 """
 VISIBLE = """

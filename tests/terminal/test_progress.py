@@ -50,7 +50,7 @@ def test_every_event_is_a_line_where_there_is_no_terminal(study: StudyBuilder) -
         "seed 0  started",
         "seed 0  epoch 1/4  train loss 0.600  validation loss 0.550  accuracy 0.700",
         "seed 0  failed (RuntimeError: no luck); it resumes from its newest checkpoint",
-        "seed 0  resumed after a failure",
+        "seed 0  resumed from its newest checkpoint",
         "seed 0  epoch 2/4  train loss 0.500  validation loss 0.650  accuracy 0.600",
         "seed 0  done, best validation accuracy 0.700  [1/3]",
         "seed 1  resumed after epoch 2",
