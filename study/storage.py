@@ -568,7 +568,7 @@ class StudyFolder:
                 raise StudyError(f"the study in {self.path} is being run {who}; wait for it to end")
             yield lease
 
-    def mirror_lock(self) -> contextlib.AbstractContextManager[object]:
+    def mirror_lock(self) -> contextlib.AbstractContextManager[Lease | None]:
         """Be the only process that mirrors the study: of two that looked for a run at once, both would create it."""
         return hold(self.path / ".mirror.lock")
 

@@ -51,6 +51,9 @@ def tune_trainable(config: dict[str, Any]) -> None:
                 observe=observer.observe,
                 stop=lambda: stop.requested() or stop.leaving_requested(node),
             )
+    except Exception:
+        require_node(config["probe"], config["versions"], config["code"])  # the reason, where the storage is gone
+        raise
     finally:
         release_memory()  # Ray may keep this process for the next trajectory
     if outcome is None and not stop.requested():

@@ -39,6 +39,7 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_TAG_VAL_LENGTH  # 
 from study.credentials import without_credentials  # noqa: E402
 from study.errors import TrackingError  # noqa: E402
 from study.ids import stable_id  # noqa: E402
+from study.locks import Lease  # noqa: E402
 from study.plan.cell_results import CellState, cell_result  # noqa: E402
 from study.plan.plan import Cell, Plan, Trajectory, read_plan  # noqa: E402
 from study.records import Manifest  # noqa: E402
@@ -125,6 +126,7 @@ class Mirror:
     def __init__(self, folder: StudyFolder, *, tracking_uri: str | None) -> None:
         self.folder = StudyFolder(folder.path.resolve())
         self._uri = tracking_uri or f"sqlite:///{self.folder.mlflow_file}"
+        self._lease: Lease | None = None
         self._described: _Description | None = None
         self._experiment: str | None = None
         self._runs: dict[str, _KnownRun] = {}
@@ -161,7 +163,7 @@ class Mirror:
 
     def sync(self) -> None:
         """Mirror what is new in the folder; runs that have not ended are RUNNING. Raises :class:`TrackingError`."""
-        with self._tracking_errors(), self.folder.mirror_lock():
+        with self._tracking_errors(), self.folder.mirror_lock() as self._lease:
             self._mirror(unfinished="RUNNING")
 
     def finish(self) -> None:
@@ -169,7 +171,7 @@ class Mirror:
 
         The study's run is FAILED when a cell has failed. The next :meth:`sync` makes all of them RUNNING again.
         """
-        with self._tracking_errors(), self.folder.mirror_lock():
+        with self._tracking_errors(), self.folder.mirror_lock() as self._lease:
             self._mirror(unfinished="KILLED")
             for run in self._runs.values():
                 if run.status == "RUNNING":  # of cells that the plan no longer holds
@@ -250,7 +252,12 @@ class Mirror:
             self._log(run, contents)
 
     def _log(self, run: _KnownRun, contents: RunContents) -> None:
-        """Log what a run still lacks; a tag that marks something as logged is written after it."""
+        """Log what a run still lacks; a tag that marks something as logged is written after it.
+
+        Raises LockLostError where another process mirrors the study by now.
+        """
+        assert self._lease is not None
+        self._lease.check()
         params = {key: text for key, text in contents.params.items() if key not in run.params}
         tags = {key: text[:MAX_TAG_VAL_LENGTH] for key, text in contents.tags.items()}
         for batch in batched([Param(key, text[:MAX_PARAM_VAL_LENGTH]) for key, text in params.items()], 100):

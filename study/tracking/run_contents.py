@@ -127,7 +127,9 @@ def cell_contents(
     if trial is not None:
         tags["trial"] = str(trial)
     if outcome is not None:
-        tags |= {"precision": outcome.precision, "device": outcome.device}
+        # Of a trajectory that moved, all that it ran on: what follows a move may differ in its last bits.
+        devices = dict.fromkeys([*(attempt.device for attempt in folder.attempts()), outcome.device])
+        tags |= {"precision": outcome.precision, "device": ", then ".join(filter(None, devices))}
     tags["error"] = (outcome.error if outcome is not None else None) or ""
     metrics = [point for record in own[int(known_tags.get("records", 0)) :] for point in points(record)]
     if (known_tags.get("status"), known_tags.get("stop_reason")) != ("complete", tags["stop_reason"]):

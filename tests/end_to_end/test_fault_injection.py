@@ -246,21 +246,6 @@ def test_a_process_that_dies_on_a_node_that_lives_is_a_failure(tmp_path: Path) -
 
 
 @pytest.mark.namespaces
-def test_a_storage_that_one_node_does_not_see_is_refused(tmp_path: Path, free_port: int) -> None:
-    study = Study(tmp_path / "unshared")
-    study.space["run"]["gpu"] = 0
-    (study.folder / "studies").mkdir(parents=True)
-    hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(study.folder / "studies")]
-    with open_cluster(tmp_path, free_port) as nodes:
-        nodes.start_node("--num-cpus=1")
-        nodes.start_node("--num-cpus=1", wrapper=hidden)
-        output = study.run("--address", nodes.address, exits=2)
-    assert "does not see" in output
-    assert "give a folder that all nodes share" in output
-    assert not study.histories()
-
-
-@pytest.mark.namespaces
 def test_a_disk_too_small_for_the_data_is_reported_and_left_clean(tmp_path: Path) -> None:
     study = Study(tmp_path / "no-room")
     (study.folder / "studies").mkdir(parents=True)

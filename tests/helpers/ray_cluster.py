@@ -60,8 +60,9 @@ def training_workers(pid: int) -> list[psutil.Process]:
 class Cluster:
     """A head node at ``address``, and the nodes that joined it."""
 
-    def __init__(self, folder: Path, port: int, *, cpu_stands_in: bool) -> None:
+    def __init__(self, folder: Path, port: int, *, cpu_stands_in: bool, token: bool) -> None:
         self.cpu_stands_in = cpu_stands_in
+        self.token = token
         self.folder = folder
         self.port = port
         self.address = f"127.0.0.1:{port}"
@@ -74,7 +75,7 @@ class Cluster:
             place = ["--head", f"--port={self.port}", "--include-dashboard=false"]
         # A node with an imagined GPU is refused where the tests hide all of them.
         environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-        environment["RAY_AUTH_MODE"] = "token"
+        environment["RAY_AUTH_MODE"] = "token" if self.token else "disabled"
         if self.cpu_stands_in:
             environment[CPU_STANDS_IN] = "tests"
         command = [*wrapper, str(RAY), "start", *place, "--block", "--disable-usage-stats", *options]
@@ -100,12 +101,12 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def open_cluster(folder: Path, port: int, *, cpu_stands_in: bool = True) -> Iterator[Cluster]:
+def open_cluster(folder: Path, port: int, *, cpu_stands_in: bool = True, token: bool = True) -> Iterator[Cluster]:
     """A cluster that has no nodes yet; those that it gets are killed in the end.
 
     Their GPUs are imagined, and CPUs may stand in for them.
     """
-    nodes = Cluster(folder, port, cpu_stands_in=cpu_stands_in)
+    nodes = Cluster(folder, port, cpu_stands_in=cpu_stands_in, token=token)
     try:
         yield nodes
     finally:
