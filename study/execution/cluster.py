@@ -34,6 +34,7 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
 import ray
+from ray._private import state
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from study.credentials import without_credentials
@@ -150,10 +151,11 @@ def resolve_auto_gpu(
 ) -> float:
     """What ``gpu: auto`` comes to: 1 where a node has a GPU, otherwise 0.
 
-    Nodes may join a cluster that was there before this process: where none has a GPU yet, ``seconds`` are waited for
-    one, and an autoscaler is asked for it.
+    Nodes may join a cluster that was there before this process. Where none has a GPU yet, but Ray's autoscaler may
+    start one, it is waited for as long as it takes; otherwise for ``seconds``.
     """
-    if any(node["Resources"].get("GPU", 0) > 0 for node in live_nodes()):
+    most = state.state.get_max_resources_from_cluster_config() or {}
+    if most.get("GPU", 0) > 0 or any(node["Resources"].get("GPU", 0) > 0 for node in live_nodes()):
         return 1.0
     if cluster.local:
         return 0.0

@@ -31,6 +31,22 @@ print(json.dumps([run_as_trajectory(Run(gpu=0), lambda: os.environ["CUDA_VISIBLE
 LOCAL = """
 print(json.dumps([resolve_auto_gpu(cluster, lines.append), lines]))
 """
+# As the autoscaler of Kubernetes does, tells Ray how many nodes may join: four of two GPUs.
+AUTOSCALED = """
+import ray
+from ray.core.generated import autoscaler_pb2
+from ray.experimental.internal_kv import _internal_kv_put
+from study.execution.placement import Placement
+
+config = autoscaler_pb2.ClusterConfig()
+group = config.node_group_configs.add()
+group.name, group.max_count, group.resources["GPU"], group.resources["CPU"] = "gpu", 4, 2, 16
+key, namespace = ray._raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, ray._raylet.GCS_AUTOSCALER_STATE_NAMESPACE
+before = Placement(Run(cpu=4, gpu=0.5), alone=False).most_at_once()
+_internal_kv_put(key.encode(), config.SerializeToString(), namespace=namespace.encode())
+after = [Placement(run, alone=False).most_at_once() for run in (Run(cpu=4, gpu=0.5), Run(cpu=4, gpu=1), Run(cpu=10))]
+print(json.dumps([resolve_auto_gpu(cluster, lines.append), lines, before, after]))
+"""
 NEVER = """
 print(json.dumps([resolve_auto_gpu(cluster, lines.append, seconds=1), *lines]))
 """
@@ -99,3 +115,7 @@ def test_a_study_does_not_wait_for_ever(no_gpu: Cluster) -> None:
     assert gpu == 0.0
     assert "waiting 1 s for one to join" in str(waiting)
     assert result == "no node with a GPU has joined; training on CPUs"
+
+
+def test_the_autoscaler_is_asked_for_as_many_as_it_may_start(no_gpu: Cluster) -> None:
+    assert found(no_gpu, AUTOSCALED) == [1.0, [], None, [16, 8, 6]]

@@ -176,43 +176,19 @@ def test_a_trajectory_that_hangs_or_waits_for_a_lock_is_reported_and_a_hanging_o
     assert_same_records(hangs, undisturbed)
 
 
-# Lets each process that encodes or trains on this node fail, as a broken driver or a full disk would.
-BREAKS = """
-import builtins, io
-from pathlib import Path
-
-import study.data.dataset
-
-
-def fail(folder):
-    raise OSError("this node's disk is broken")
-
-
-study.data.dataset.open_encoded = fail
-"""
-
-
+@pytest.mark.namespaces
 def test_a_node_that_fails_whatever_it_is_given_costs_no_cell(tmp_path: Path, cluster: Cluster) -> None:
-    """Nothing says that the node is the reason, but that others train what it fails."""
-    study = make_study(tmp_path / "breaks")
-    study.space["axes"]["seed"] = list(range(6))
-    study.space["fixed"]["epochs"] = 6
-    study.space["run"]["max_failures"] = 1
-    folder = tmp_path / "broken"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "if 'default_worker.py' in ' '.join(sys.orig_argv):\n"
-        + "".join(f"    {line}\n" for line in BREAKS.splitlines())
-    )
-    cluster.start_node(
-        "--num-cpus=1", wrapper=["env", f"PYTHONPATH={folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"]
-    )
-    output = Output(study.start("--address", cluster.address))
-    text = output.end()
-    assert "this node's disk is broken" in text
+    """It sees the study, but not the encoded data; nothing says that it is the reason, but that others train."""
+    breaks = make_study(tmp_path / "breaks")
+    breaks.space["axes"]["seed"] = list(range(6))
+    breaks.space["run"]["max_failures"] = 1
+    encoded = breaks.folder / "studies" / ".encoded"
+    encoded.mkdir()
+    cluster.start_node("--num-cpus=1", wrapper=[*HIDES, str(encoded)])
+    text = Output(breaks.start("--address", cluster.address)).end()
+    assert re.search(r"failed \(FileNotFoundError: .*; it resumes", text)
     assert re.search(r"is left out, and what it had runs elsewhere: 3 trajectories in a row failed there", text), text
-    assert len(study.histories_of_ended()) == 12
+    assert len(breaks.histories_of_ended()) == 12
 
 
 def test_a_cluster_is_checked_by_the_doctor(tmp_path: Path, cluster: Cluster) -> None:

@@ -1,5 +1,6 @@
 """A study as a user runs it: a space file in a folder, and ``python -m study.run`` in a process of its own."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -43,8 +44,8 @@ class Study:
     space: dict[str, Any] = field(default_factory=lambda: json.loads(json.dumps(SMALL)))
     dashboard: bool = False
 
-    def start(self, *arguments: str, wrapper: Sequence[str] = ()) -> subprocess.Popen[str]:
-        """Start the command, as an argument of ``wrapper`` if there is one."""
+    def start(self, *arguments: str, wrapper: Sequence[str] = (), output: Path | None = None) -> subprocess.Popen[str]:
+        """Start the command, as an argument of ``wrapper`` if there is one; it prints to a pipe, or to ``output``."""
         self.folder.mkdir(exist_ok=True)
         (self.folder / "small.yaml").write_text(yaml.safe_dump(self.space, sort_keys=False))
         if "--tracking-uri" not in arguments:
@@ -52,19 +53,20 @@ class Study:
         if not self.dashboard and "--address" not in arguments:
             arguments = (*arguments, "--no-dashboard")
         command = [*wrapper, sys.executable, "-m", "study.run", "--space", "small.yaml", *arguments]
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as stack:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdout=stack.enter_context(output.open("w")) if output is not None else subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
 
-    def run(self, *arguments: str, exits: int = 0, wrapper: Sequence[str] = ()) -> str:
+    def run(self, *arguments: str, exits: int = 0, wrapper: Sequence[str] = (), timeout: float = 240) -> str:
         """Run the command to its end; returns what it printed."""
         process = self.start(*arguments, wrapper=wrapper)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=timeout)
         assert process.returncode == exits, output
         assert "Traceback" not in output
         return output
