@@ -133,7 +133,8 @@ def _become_worker(command: int) -> None:
 
 
 def _tell(telling: int, word: object) -> None:
-    os.write(telling, pickle.dumps(word))
+    with contextlib.suppress(BrokenPipeError):  # of a command that was killed where a worker outlives that
+        os.write(telling, pickle.dumps(word))
 
 
 def _heard(told: int) -> Iterator[Any]:
