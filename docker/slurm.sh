@@ -9,7 +9,7 @@
 #
 # Five minutes before the time limit the study saves its checkpoints; submit the same job again to resume, as Slurm does
 # by itself where it requeues the job. `scancel --batch --signal=TERM JOB` saves too; without --batch, Slurm ends Ray at
-# once, and what came after the newest checkpoints is trained again.
+# once, and what came after the newest checkpoints is trained again. Exit code 75 (the driver died) asks for the same.
 #SBATCH --job-name=study
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

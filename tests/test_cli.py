@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-from study import run, sync
+from study import command, sync
 from study.cli import Parser, add_tracking_uri, python_command, shown_path
 
 SECRET = "W0RD"
@@ -22,7 +22,7 @@ def test_a_uri_without_a_scheme_is_refused_and_not_quoted(
     for arguments, environment in ((["--tracking-uri", uri], ""), ([], uri)):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", environment)
         with pytest.raises(SystemExit) as exit_:
-            run.main(["--space", str(tmp_path / "none.yaml"), *arguments])
+            command.main(["--space", str(tmp_path / "none.yaml"), *arguments])
         assert exit_.value.code == 2
         printed = capsys.readouterr()
         assert "argument --tracking-uri: a URI with credentials needs a scheme, such as http://" in printed.err
@@ -43,7 +43,7 @@ def test_the_environment_names_the_server_unless_the_option_does(monkeypatch: py
     assert parsed("--tracking-uri", "http://other:5000") == "http://other:5000"
 
 
-@pytest.mark.parametrize("main", [run.main, sync.main])
+@pytest.mark.parametrize("main", [command.main, sync.main])
 def test_help_is_printed(main: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert callable(main)
     with pytest.raises(SystemExit) as exit_:

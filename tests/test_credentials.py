@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from places import ROOT
 
-from study import run, sync
+from study import command, sync
 from study.credentials import without_credentials
 
 # Part of every password here: it must be in no text, and in no file as text.
@@ -51,9 +51,9 @@ def test_text_that_quotes_a_uri_has_no_credentials(
         assert SECRET not in without_credentials(text)
     assert without_credentials(f'{{"tracking": "{uri}",\n "x": 1}}').endswith(',\n "x": 1}')
     monkeypatch.setattr(sys, "argv", ["run.py", "--space", "a.yaml", "--tracking-uri", uri, "--fresh"])
-    assert SECRET not in run.resume_command()
-    assert "--tracking-uri" in run.resume_command()
-    for main in (run.main, sync.main):
+    assert SECRET not in command.resume_command()
+    assert "--tracking-uri" in command.resume_command()
+    for main in (command.main, sync.main):
         with pytest.raises(SystemExit) as exit_:
             main(["--traking-uri", uri])
         assert exit_.value.code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -11,6 +12,9 @@ from study.locks import Lease
 from study.storage import StudyFolder
 
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Seconds in which a signal is the same request as the one before: what a scheduler sends to all processes of a job (as
+# `ray job stop` does) reaches the driver by itself and once more passed on by the command's first process.
+SAME_WITHIN_SECONDS = 0.5
 
 
 class Interrupted(Exception):
@@ -31,6 +35,7 @@ class InterruptHandler:
         self.notify = notify
         self.saving = False
         self.received: str | None = None
+        self._received_at = 0.0
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -54,7 +59,10 @@ class InterruptHandler:
         self.stop.end()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        again, self.received = self.received is not None, signal.Signals(number).name
+        again, now = self.received is not None, time.monotonic()
+        if again and now - self._received_at < SAME_WITHIN_SECONDS:
+            return
+        self.received, self._received_at = signal.Signals(number).name, now
         if again or not self.saving:
             raise KeyboardInterrupt
         self.stop.request()

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import Any, TextIO
+import sys
+from typing import Any, TextIO, cast
+
+from rich.console import Console
+
+# The width of the output where it is not a terminal, so that tables are not cut.
+LOG_WIDTH = 240
+
+
+def open_console() -> Console:
+    """The console of a command that continues when its output is closed."""
+    console = Console(highlight=False, markup=False, file=cast("TextIO", DetachableStream(sys.stdout)))
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
+    return console
 
 
 class DetachableStream:

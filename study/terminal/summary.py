@@ -14,7 +14,7 @@ from study.plan.labels import label, short_name
 from study.plan.plan import Plan, Trajectory
 from study.scoring import ACCURACY, LOSS, METRICS
 from study.search.budget import search_budgets
-from study.settings import Settings, setting_type
+from study.settings import Search, Settings, setting_type
 from study.space.space import Space
 
 # More cells than this are shown by condition, over their seeds.
@@ -66,9 +66,9 @@ def budget_lines(space: Space, plan: Plan, results: Sequence[CellResult]) -> lis
     return lines
 
 
-def best_lines(space: Space, plan: Plan, results: Sequence[CellResult]) -> list[str]:
+def best_lines(search: Search, plan: Plan, results: Sequence[CellResult]) -> list[str]:
     """The best trial of each search so far, by its objective on validation."""
-    metric = METRICS[space.search.objective]
+    metric = METRICS[search.objective]
     by_id = {result.cell.id: result for result in results}
     best: dict[str, tuple[float, str]] = {}
     for trial in plan.trials:

@@ -7,8 +7,19 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from study.errors import TrackingError
+from study.errors import StudyError, TrackingError
+from study.storage import StudyFolder
 from study.tracking.mirror import Mirror
+
+
+def mirror_in_background(folder: StudyFolder, tracking_uri: str | None) -> BackgroundMirror:
+    """The mirror of a study's folder. Raises StudyError where it cannot be opened."""
+    try:
+        return BackgroundMirror(Mirror(folder, tracking_uri=tracking_uri))
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+    except TrackingError as error:
+        raise StudyError(f"{folder.mlflow_file}: {error}; delete the file, and it is rebuilt from the study") from error
 
 
 class BackgroundMirror:

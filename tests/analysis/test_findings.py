@@ -48,7 +48,7 @@ from analysis.rendering.plots import render
 from analysis.report import main
 from analysis.results import Results
 from study.cli import python_command
-from study.run import main as run_study
+from study.command import main as run_study
 from study.settings import Settings
 
 # What a run did, and how confident its checkpoint is, are facts of it; all other answers need seeds.

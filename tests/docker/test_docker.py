@@ -11,7 +11,7 @@ import pytest
 import yaml
 from compose_file import DOCKER, Service, read_compose
 
-from study.run import parser
+from study.command import parser
 from study.tracking.prometheus import GAUGES, LABELS
 
 ROOT = DOCKER.parent

@@ -16,7 +16,9 @@ from ray_cluster import Cluster, family, kill_processes, open_cluster, training_
 from servers import MlflowServer
 from study_process import Study, assert_mirrored_once, assert_same_records
 
+from study.execution.interruption import SAME_WITHIN_SECONDS
 from study.plan.cell_results import cell_results
+from study.run import DRIVER_DIED
 
 pytestmark = pytest.mark.faults
 
@@ -91,13 +93,99 @@ def test_a_killed_driver_loses_no_record(undisturbed: Study, tmp_path: Path, tim
     assert_mirrored_once(study)
 
 
+def wait_for_records(study: Study, process: subprocess.Popen[str]) -> None:
+    """Wait until a study trains."""
+    wait_until(lambda: any(study.histories().values()) or process.poll() is not None, seconds=300)
+
+
+def assert_last_words(study: Study, process: subprocess.Popen[str], cause: str) -> None:
+    """Assert that the command ends with what its driver, which has died, can no longer say."""
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == DRIVER_DIED, output
+    assert "Traceback" not in output
+    words = output[output.index(f"{cause}; what was trained is kept") :]
+    assert "test acc." in words
+    assert f"report:     {study.results().report}" in words
+    assert "mlflow ui --backend-store-uri" in words
+    assert re.search(r"\nto resume:  \S+ -m study.run --space small.yaml .*\n$", words)
+    assert {run.info.status for run in study.runs()} <= {"KILLED", "FINISHED"}
+
+
+def driver_of(process: subprocess.Popen[str]) -> psutil.Process:
+    """The process that drives the study of a command."""
+    (driver,) = psutil.Process(process.pid).children()
+    return driver
+
+
+def test_a_killed_driver_has_last_words(undisturbed: Study, tmp_path: Path) -> None:
+    study = make_study(tmp_path / "killed")
+    process = study.start()
+    wait_for_records(study, process)
+    kill_processes([driver_of(process)])
+    assert_last_words(
+        study, process, "the study's driver was killed (SIGKILL), as the system does where memory runs out"
+    )
+    study.run()
+    assert_same_records(study, undisturbed)
+    assert_mirrored_once(study)
+
+
+def test_a_driver_that_is_killed_before_it_has_begun_is_named(tmp_path: Path) -> None:
+    study = Study(tmp_path / "waits")
+    with study.results().run_lock():
+        process = study.start()
+        assert process.stdout is not None
+        assert "is being run" in process.stdout.readline()
+        kill_processes([driver_of(process)])
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == DRIVER_DIED
+    assert re.fullmatch(r"the study's driver was killed .*, before it began; to try again: .*study.run .*\n", output)
+
+
+def test_a_driver_dies_with_its_command_and_its_lock_is_free_at_once(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "killed")
+    process = study.start()
+    wait_for_records(study, process)
+    driver = driver_of(process)
+    process.kill()
+    process.communicate(timeout=20)
+    wait_until(lambda: not driver.is_running(), seconds=5)
+    with study.results().run_lock():
+        pass
+
+
+@pytest.mark.slow
+def test_a_lost_head_has_last_words_and_the_same_command_resumes_on_another(
+    undisturbed: Study, tmp_path: Path, free_port: int
+) -> None:
+    """Ray's core ends the driver by itself, after a minute by default."""
+    study = make_study(tmp_path / "headless")
+    study.space["run"]["gpu"] = 0
+    soon = ["env", "RAY_gcs_rpc_server_reconnect_timeout_s=10"]
+    with open_cluster(tmp_path, free_port) as nodes:
+        head = nodes.start_node("--num-cpus=2")
+        process = study.start("--address", nodes.address, wrapper=soon)
+        wait_for_records(study, process)
+        kill_processes([member for member in family(head.pid) if member.name() == "gcs_server"])
+        assert_last_words(
+            study,
+            process,
+            "Ray ended the study's driver (exit code 1), as it does when the head of its cluster is lost",
+        )
+    with open_cluster(tmp_path, free_port) as nodes:
+        nodes.start_node("--num-cpus=2")
+        study.run("--address", nodes.address)
+    assert_same_records(study, undisturbed)
+    assert_mirrored_once(study)
+
+
 def interrupt(study: Study, *signals: signal.Signals) -> str:
     """Start a study and send it signals once it trains; returns what it printed."""
     process = study.start()
-    wait_until(lambda: any(study.histories().values()) or process.poll() is not None, seconds=300)
+    wait_for_records(study, process)
     for number in signals:
         process.send_signal(number)
-        time.sleep(0.2)
+        time.sleep(SAME_WITHIN_SECONDS + 0.2)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1, output
     assert "Traceback" not in output
@@ -128,7 +216,7 @@ def test_a_server_that_dies_does_not_delay_the_study_and_is_synced_later(
     server.start()
     study = make_study(tmp_path / "served")
     process = study.start("--tracking-uri", server.uri)
-    wait_until(lambda: any(study.histories().values()) or process.poll() is not None, seconds=300)
+    wait_for_records(study, process)
     server.kill()
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output

@@ -8,7 +8,7 @@ from places import ROOT
 from study_builder import ended, make_study
 from test_summary import GRID, SEARCH
 
-from study import run
+from study import command
 from study.execution.growth import find_plan
 from study.models.shapes import find_shape
 from study.plan.cell_results import cell_results
@@ -57,7 +57,7 @@ def test_a_dry_run_says_hours_and_what_they_rest_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gpu: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run.main(["--space", str(PAPER), "--dry-run", "--device", gpu.lower()]) == 0
+    assert command.main(["--space", str(PAPER), "--dry-run", "--device", gpu.lower()]) == 0
     lines = capsys.readouterr().out.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("GPU hours  "))
     assert lines[first - 1].startswith("left ")
@@ -86,7 +86,7 @@ def test_a_dry_run_without_a_device_says_nothing_of_hours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run.main(["--space", str(PAPER), "--dry-run"]) == 0
+    assert command.main(["--space", str(PAPER), "--dry-run"]) == 0
     assert "GPU" not in capsys.readouterr().out
 
 
@@ -102,7 +102,7 @@ def test_a_device_that_cannot_be_used_is_refused(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
-        run.main(["--space", str(PAPER), *arguments])
+        command.main(["--space", str(PAPER), *arguments])
     assert exit_.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith(message)
 

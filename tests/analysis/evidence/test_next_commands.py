@@ -15,7 +15,7 @@ from analysis.answer import Command
 from analysis.evidence.next_commands import complete_plan, extend, longer_search, more_seeds, paired_search
 from analysis.results import Results, read
 from study.cli import python_command
-from study.run import main as run_study
+from study.command import main as run_study
 
 
 def overrides(command: Command) -> dict[str, object]:

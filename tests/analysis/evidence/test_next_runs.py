@@ -16,8 +16,8 @@ from analysis.answer import UNDETERMINED, Answer, Command
 from analysis.evidence.next_commands import complete_plan, extend, longer_search, more_seeds, paired_search, run_with
 from analysis.evidence.next_runs import NextRun, Work, next_runs, planned_work
 from analysis.results import Results, read
+from study.command import main as run_study
 from study.records import Epoch
-from study.run import main as run_study
 from study.settings import Settings
 
 
