@@ -35,11 +35,16 @@ ROOT_ID = 1
 MAX_WRITE = 1 << 20
 THREADS = 8
 # Flags of FUSE_INIT: parallel reads, large writes, listings that bring names and attributes.
-ASYNC_READ, BIG_WRITES, DO_READDIRPLUS, MAX_PAGES = 1 << 0, 1 << 5, 1 << 13, 1 << 22
+ASYNC_READ, BIG_WRITES, DO_READDIRPLUS, MAX_PAGES, MORE_FLAGS = 1 << 0, 1 << 5, 1 << 13, 1 << 22, 1 << 30
+# Of its second flags: files that are read without the kernel's cache may still be mapped.
+MAY_MAP = 1 << 4
+DIRECT_READS = 1
 # Which attributes a FUSE_SETATTR sets.
 MODE, UID, GID, SIZE, ATIME, MTIME, ATIME_NOW, MTIME_NOW = 1, 2, 4, 8, 16, 32, 128, 256
 INVALIDATE_ATTRIBUTES = 2
 PR_SET_PDEATHSIG = 1
+AT_EMPTY_PATH, MAX_HANDLE = 0x1000, 128
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 HEADER = struct.Struct("<IIQQIIII")
 REPLY = struct.Struct("<IiQ")
@@ -61,7 +66,7 @@ class Node:
 
     number: int
     path: str | None
-    file: int
+    file: bytes
     lookups: int = 0
     handles: set[int] = field(default_factory=set)
     known: os.stat_result | None = None
@@ -69,12 +74,12 @@ class Node:
 
 
 class Nodes:
-    """The nodes that the kernel knows, by number, path and the server's number of the file."""
+    """The nodes that the kernel knows, by number, and by what tells files apart whose inode has one number."""
 
     def __init__(self, server: str, cache_seconds: float) -> None:
         self.cache_seconds = cache_seconds
         self.lock = threading.RLock()
-        root = Node(ROOT_ID, server, os.stat(server).st_ino, lookups=1)
+        root = Node(ROOT_ID, server, examine(server)[1], lookups=1)
         self.by_number, self.by_file = {ROOT_ID: root}, {root.file: root}
         self.last = ROOT_ID
 
@@ -84,13 +89,13 @@ class Nodes:
             raise StaleError
         return path
 
-    def find(self, path: str, status: os.stat_result) -> Node:
+    def find(self, path: str, status: os.stat_result, file: bytes) -> Node:
         """The node of a file that was looked up just now."""
         with self.lock:
-            node = self.by_file.get(status.st_ino)
+            node = self.by_file.get(file)
             if node is None or node.path is None:
                 self.last += 1
-                node = self.by_number[self.last] = self.by_file[status.st_ino] = Node(self.last, path, status.st_ino)
+                node = self.by_number[self.last] = self.by_file[file] = Node(self.last, path, file)
             node.path = path
             node.lookups += 1
             node.known, node.until = status, time.monotonic() + self.cache_seconds
@@ -168,8 +173,8 @@ class Daemon:
     # Names.
 
     def entry(self, path: str) -> bytes:
-        status = os.lstat(path)
-        node = self.nodes.find(path, status)
+        status, file = examine(path)
+        node = self.nodes.find(path, status, file)
         seconds, nanoseconds = self.valid
         return ENTRY.pack(node.number, 0, seconds, seconds, nanoseconds, nanoseconds) + pack(status)
 
@@ -247,10 +252,10 @@ class Daemon:
                     return os.fstat(handle)
             raise StaleError
         try:
-            status = os.stat(node.path, follow_symlinks=node.number == ROOT_ID)  # its path is a link in /proc
+            status, file = examine(node.path)
         except FileNotFoundError:
             raise StaleError from None
-        if status.st_ino != node.file:
+        if file != node.file:
             raise StaleError
         return status
 
@@ -299,7 +304,7 @@ class Daemon:
         except FileNotFoundError:
             raise StaleError from None
         node = self.nodes.by_number[number]
-        if os.fstat(handle).st_ino != node.file:
+        if file_handle(handle) != node.file:
             os.close(handle)
             raise StaleError
         with self.nodes.lock:
@@ -309,14 +314,17 @@ class Daemon:
         notice = struct.pack("<Qqq", number, -1, 0)
         with contextlib.suppress(OSError):
             os.write(self.device, REPLY.pack(REPLY.size + len(notice), INVALIDATE_ATTRIBUTES, 0) + notice)
-        return OPENED.pack(handle, 0, 0)
+        # A reader asks the server: of attributes that come late from it, the kernel does not know, as NFS does, that
+        # they are older than those it has, and would read a file to the end that it once had.
+        reads = flags & (os.O_ACCMODE | os.O_DIRECTORY) == os.O_RDONLY
+        return OPENED.pack(handle, DIRECT_READS if reads else 0, 0)
 
     def create(self, parent: int, body: bytes) -> bytes:
         flags, mode, umask, _ = struct.unpack_from("<4I", body)
         path = self.child(parent, body[16:])
         handle = os.open(path, backing_flags(flags) | os.O_CREAT, mode & ~umask)
         status = os.fstat(handle)
-        node = self.nodes.find(path, status)
+        node = self.nodes.find(path, status, file_handle(handle))
         with self.nodes.lock:
             node.handles.add(handle)
             self.nodes.by_number[parent].known = None
@@ -379,10 +387,33 @@ class Daemon:
         return listing
 
     def init(self, _: int, body: bytes) -> bytes:
-        major, minor, readahead, offered = struct.unpack_from("<4I", body)
+        major, minor, readahead, offered, more_offered = struct.unpack_from("<5I", body)
         assert (major, minor >= 31) == (7, True), (major, minor)
-        flags = offered & (ASYNC_READ | BIG_WRITES | DO_READDIRPLUS | MAX_PAGES)
-        return struct.pack("<4IHHIIHH32x", 7, 31, readahead, flags, 16, 12, MAX_WRITE, 1, MAX_WRITE // 4096, 0)
+        flags = offered & (ASYNC_READ | BIG_WRITES | DO_READDIRPLUS | MAX_PAGES | MORE_FLAGS)
+        limits = 16, 12, MAX_WRITE, 1, MAX_WRITE // 4096, 0
+        return struct.pack("<4IHHIIHHI28x", 7, 31, readahead, flags, *limits, more_offered & MAY_MAP)
+
+
+def examine(path: str) -> tuple[os.stat_result, bytes]:
+    """The attributes of what is at ``path`` now, and its handle."""
+    # The root's path is a link in /proc to the folder.
+    descriptor = os.open(path, os.O_PATH | (0 if path.startswith("/proc/") and path.count("/") == 4 else os.O_NOFOLLOW))
+    try:
+        return os.fstat(descriptor), file_handle(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_handle(descriptor: int) -> bytes:
+    """What an NFS server would call an open file: the number of its inode, which a later file may have, too, and more.
+
+    Raises OSError where the server's file system has none, such as the overlay of a container.
+    """
+    handle = ctypes.create_string_buffer(struct.pack("<Ii", MAX_HANDLE, 0), 8 + MAX_HANDLE)
+    if LIBC.name_to_handle_at(descriptor, b"", handle, ctypes.byref(ctypes.c_int()), AT_EMPTY_PATH):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    (length,) = struct.unpack_from("<I", handle)
+    return handle.raw[8 : 8 + length]
 
 
 def refuse(number: int, body: bytes) -> bytes:
@@ -416,8 +447,7 @@ def mount(path: Path) -> int:
     """Mount at ``path``; returns the device by which the kernel asks."""
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},allow_other,default_permissions"
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"late", str(path).encode(), b"fuse.late", 0, options.encode()):
+    if LIBC.mount(b"late", str(path).encode(), b"fuse.late", 0, options.encode()):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(path))
     return device
 
@@ -431,7 +461,7 @@ def main() -> None:
     parser.add_argument("--write-delay", type=float, default=0.0)
     parser.add_argument("--rename-delay", type=float, default=0.0)
     given = parser.parse_args()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     socket.sethostname(given.host_name)
     server = os.open(given.folder, os.O_RDONLY | os.O_DIRECTORY)  # which the mount will hide
     daemon = Daemon(

@@ -38,7 +38,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/helpers'}"},
         )
 
     def run(self, code: str, *arguments: object) -> str:
@@ -48,17 +48,13 @@ class Machine:
             assert process.returncode == 0, errors
         return output
 
-    def disconnect(self) -> None:
-        """Let every access to the folder hang, as on a hard mount whose server is out of reach."""
-        os.kill(self.daemon.pid, signal.SIGSTOP)
+    def disconnected(self) -> contextlib.AbstractContextManager[None]:
+        """Let every access to the folder hang within the block, as on a hard mount whose server is out of reach."""
+        return stopped(self.daemon.pid)
 
     def take_storage_away(self) -> None:
         """Put an empty folder over the folder, as where its mount was lost."""
         subprocess.run([*self.wrapper, "mount", "-t", "tmpfs", "tmpfs", str(self.folder)], check=True)
-
-    def reconnect(self) -> None:
-        """Let what hangs go on."""
-        os.kill(self.daemon.pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager
@@ -97,3 +93,13 @@ def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Let a process stand still within the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
