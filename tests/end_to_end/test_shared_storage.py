@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from killed_process import run
-from machines import CACHE_SECONDS, Machine, open_machine, running, stopped
+from machines import CACHE_SECONDS, Machine, open_machine, running, stopped, without_storage
+from ray_cluster import family, kill_processes, open_cluster, training_workers, wait_until
+from study_process import Study, assert_mirrored_once, assert_same_records
 from tiny_trajectory import REVIEWS, plan, result
 
 from study.data.dataset import prepare
@@ -194,6 +196,25 @@ def test_one_that_was_away_while_another_took_over_writes_nothing_more(
             say(waiter, "of the other")
             assert read_line(waiter) == "wrote"
     assert (folder / "written").read_text() == "of the other\n"
+
+
+def test_one_whose_storage_disappears_stops_and_another_takes_over(
+    folder: Path, machines: tuple[Machine, Machine]
+) -> None:
+    with running(machines[0].start(HOLDS, folder)) as first:
+        assert [read_line(first), read_line(first)] == ["waits", "holds"]
+        with running(machines[1].start(HOLDS, folder)) as second:
+            assert read_line(second) == "waits"
+            machines[0].take_storage_away()
+            say(first, "into an empty folder")
+            assert first.wait(timeout=30) == 1
+            assert first.stderr is not None
+            assert "LockLostError: " in first.stderr.read()
+            assert wait_for_holder(second) < STILL_SECONDS + MARGIN_SECONDS
+    listing = ["ls", "-A", str(folder)]
+    for wrapper in (machines[0].wrapper, without_storage(folder)):
+        assert subprocess.run([*wrapper, *listing], capture_output=True, check=True).stdout == b""
+    assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
 # Histories and other files.
@@ -424,3 +445,39 @@ def test_a_trajectory_that_moves_to_another_machine_ends_as_an_undisturbed_one(
         assert second.returncode == 0, errors
     assert run(undisturbed) == 0
     assert result(moved) == result(undisturbed)
+
+
+def make_study(folder: Path) -> Study:
+    """Two trajectories, a few seconds of training each, with a checkpoint after every interval."""
+    study = Study(folder)
+    study.space["fixed"]["epochs"] = 20
+    study.space["run"] = {"checkpoint_every_minutes": 1e-6, "max_failures": 0, "gpu": 0}
+    return study
+
+
+@pytest.mark.slow
+def test_a_study_on_two_machines_of_which_one_is_lost_ends_as_an_undisturbed_one(
+    tmp_path: Path, free_port: int
+) -> None:
+    """The lock of the lost one is held for a minute more; the driver and MLflow's store are on the other."""
+    undisturbed, study = make_study(tmp_path / "undisturbed"), make_study(tmp_path / "shared")
+    undisturbed.run()
+    folder = study.folder / "studies"
+    folder.mkdir(parents=True)
+    with (
+        open_machine("machine-1", folder) as first,
+        open_machine("machine-2", folder) as second,
+        open_cluster(tmp_path, free_port) as nodes,
+    ):
+        nodes.start_node("--num-cpus=1", wrapper=first.wrapper)
+        lost = nodes.start_node("--num-cpus=1", wrapper=second.wrapper)
+        process = study.start("--address", nodes.address, wrapper=first.wrapper)
+        with running(process):
+            wait_until(
+                lambda: training_workers(lost.pid) and sum(map(bool, study.histories().values())) == 2, seconds=300
+            )
+            kill_processes(family(lost.pid))
+            output, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, output
+    assert_same_records(study, undisturbed)
+    assert_mirrored_once(study)

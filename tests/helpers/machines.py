@@ -85,6 +85,11 @@ def open_machine(
         daemon.communicate()
 
 
+def without_storage(folder: Path) -> list[str]:
+    """The command whose arguments are a command that finds ``folder`` empty: a machine that lacks the storage."""
+    return ["unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(folder)]
+
+
 @contextlib.contextmanager
 def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
     """A process that is killed with the block."""
