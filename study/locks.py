@@ -31,6 +31,8 @@ from study.errors import StudyError
 BEAT_SECONDS, STILL_SECONDS = 10.0, 60.0
 # Seconds between two looks of who waits.
 LOOK_SECONDS = 0.5
+# Where in a lock's file the beat stands, behind who holds it: far enough for any names of user and host.
+BEAT_OFFSET = 1_024
 # What a file system without locks answers.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -40,12 +42,20 @@ class LockLostError(StudyError):
 
 
 @cache
-def machine_id() -> str:
-    """What two processes have in common that a lock of the file system is sure to keep apart: the running kernel."""
+def kernel_id() -> str:
+    """The running kernel: what the processes of one machine have in common."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return socket.gethostname()
+
+
+def _machine_id(descriptor: int) -> str:
+    """What processes have in common that a lock of the file system is sure to keep apart: the kernel and its mount.
+
+    Two pods on one machine may each have a mount of their own, with locks of its own.
+    """
+    return f"{kernel_id()} {os.fstat(descriptor).st_dev}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,11 +101,14 @@ class Lease:
             user=user_name(),
             host=socket.gethostname(),
             pid=os.getpid(),
-            machine=machine_id(),
+            machine=_machine_id(descriptor),
             since=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         )
         self._ended = threading.Event()
-        self._write(0)
+        claim = {key: value for key, value in asdict(self.holder).items() if key not in ("beat", "progress")}
+        content = json.dumps(claim)[:-1].ljust(BEAT_OFFSET).encode() + _beat_json(0, 0)
+        os.pwrite(descriptor, content, 0)
+        os.ftruncate(descriptor, len(content))
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat of {path}", daemon=True)
         self._thread.start()
 
@@ -124,17 +137,17 @@ class Lease:
             beat += 1
             try:
                 self.check()
-                self._write(beat)
+                # The beat alone: one that arrives after another has taken over does not take the lock back.
+                os.pwrite(self.descriptor, _beat_json(beat, self.progress), BEAT_OFFSET)
             except LockLostError:
                 return
             except OSError:  # of a server out of reach; who waits takes over if that lasts
                 continue
 
-    def _write(self, beat: int) -> None:
-        content = json.dumps(asdict(self.holder) | {"beat": beat, "progress": self.progress}).encode()
-        os.pwrite(self.descriptor, content, 0)
-        os.ftruncate(self.descriptor, len(content))
-        os.fsync(self.descriptor)
+
+def _beat_json(beat: int, progress: int) -> bytes:
+    """The end of a lock's file, always as long: cut short while it is read, the lock would seem to be lost."""
+    return f', "progress": {progress:>12}, "beat": {beat:>10}}}'.encode()
 
 
 @contextlib.contextmanager
@@ -148,7 +161,8 @@ def hold(
 
     ``waiting`` is called again and again with who holds it. Raises StudyError where the file system has no locks.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    # Each write is on the server when it returns; without that, NFS may add to it what it remembers of its page.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DSYNC, 0o666)
     try:
         if not _obtain(path, descriptor, give_up, waiting):
             yield None
@@ -173,8 +187,8 @@ def _obtain(
     while True:
         locked, content = _try_flock(path, descriptor), path.read_bytes()
         holder = parse_holder(content)
-        # Within a machine the lock ends with its holder, so what the file says is of one that was killed.
-        if locked and (not content or (holder is not None and holder.machine in ("", machine_id()))):
+        # Within a mount the lock ends with its holder, so what the file says is of one that was killed.
+        if locked and (not content or (holder is not None and holder.machine in ("", _machine_id(descriptor)))):
             return True
         if content != seen:
             seen, since = content, time.monotonic()

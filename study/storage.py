@@ -21,6 +21,7 @@ The study folder is the truth, MLflow a mirror of it:
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -59,6 +60,8 @@ from study.scoring import Predictions
 TELL_SECONDS = 30
 # How old the part of a file must be to be left by a writer that was killed on another machine.
 PART_SECONDS = 86_400
+# How often a file is read that each time is replaced meanwhile.
+STALE_READS = 20
 
 
 @contextlib.contextmanager
@@ -154,16 +157,22 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def read_bytes(path: Path) -> bytes | None:
     """The content of a file, None where there is no such file."""
-    try:
+    for reads_left in reversed(range(STALE_READS)):
         try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            # NFS remembers for up to a minute that a file was missing, until its folder is listed.
-            if path not in path.parent.iterdir():
-                return None
-            return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                # NFS remembers for up to a minute that a file was missing, until its folder is listed.
+                if path not in path.parent.iterdir():
+                    return None
+                return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            # NFS has nothing left of a file that another machine replaces while it is read; the new one is read then.
+            if error.errno != errno.ESTALE or not reads_left:
+                raise
+    raise AssertionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,14 +291,24 @@ class TrajectoryFolder:
         """The epochs of the history."""
         return [record for record in self.history() if isinstance(record, Epoch)]
 
-    def append(self, records: Iterable[Record]) -> None:
+    def renew_history(self) -> None:
+        """Put the history into a new file, for the one that has just been given :meth:`lock`.
+
+        What a process that lost the lock still writes then reaches the old file, which is gone. On NFS it would go to
+        where the history's end was when its machine looked, and destroy what is there by now (open(2), O_APPEND).
+        """
+        write_bytes(self._history, read_bytes(self._history) or b"")
+
+    def append(self, records: Iterable[Record], *, check: Callable[[], object] = lambda: None) -> None:
         """Append to the history those records that it does not hold yet, and make them durable.
 
-        Nothing is ever taken away: a line that a crash cut short is ended first, and readers leave it out.
+        Nothing is ever taken away: a line that a crash cut short is ended first, and readers leave it out. ``check`` is
+        called once the file is open, and raises where the lock is lost: whoever took it then renews the history, so
+        what is written after a check goes to a file of the one who held the lock, or to none.
         """
         known = self._records()
         lines = [to_line(record) for record in records if (record.kind, record.examples_seen) not in known]
-        _append_lines(self._history, lines)
+        _append_lines(self._history, lines, check=check)
 
     def attempts(self) -> list[Attempt]:
         """The processes that have trained the trajectory, oldest first; damaged lines are left out."""
@@ -356,25 +375,32 @@ class TrajectoryFolder:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
-def _append_lines(path: Path, lines: list[bytes]) -> None:
+def _append_lines(path: Path, lines: list[bytes], *, check: Callable[[], object] = lambda: None) -> None:
     """Append lines to a file, and make them durable; a line that a crash cut short is ended first."""
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            lines = lines if file.read() == b"\n" else [b"\n", *lines]
-        file.write(b"".join(lines))  # at once, so that another writer's lines do not come between
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("ab+") as file:
+            check()
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                lines = lines if file.read() == b"\n" else [b"\n", *lines]
+            file.write(b"".join(lines))  # at once, so that another writer's lines do not come between
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        check()  # on NFS the file of one that lost the lock is stale
+        raise
     _sync_one(path.parent)
 
 
 def read_predictions(path: Path) -> Predictions | None:
     """The predictions in a Parquet file, None where there is none."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not path.exists():
+    if (content := read_bytes(path)) is None:
         return None
-    table = pq.read_table(path, use_threads=False)  # files are small, and handing out columns costs more than they do
+    # Files are small, and handing out columns costs more than they do.
+    table = pq.read_table(pa.BufferReader(content), use_threads=False)
     logits = [table[name].to_numpy() for name in table.column_names if name.startswith("logit_")]
     return Predictions(
         example_id=table["example_id"].to_numpy(),
@@ -439,7 +465,7 @@ class StudyFolder:
     @property
     def exists(self) -> bool:
         """Whether the folder holds a study, of whatever format."""
-        return self.manifest_file.exists()
+        return read_bytes(self.manifest_file) is not None
 
     @property
     def manifest_file(self) -> Path:

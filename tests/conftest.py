@@ -31,6 +31,7 @@ NEEDED = {
     "chromium": "chromium or chromedriver is not installed (apt-get install chromium chromium-driver)",
     "postgresql": "initdb is not installed (apt-get install postgresql)",
     "namespaces": "a file system cannot be mounted in a namespace of one's own (root can, on Linux)",
+    "fuse": "a file system in user space cannot be mounted (root can, on Linux with /dev/fuse)",
     "gpu": "no GPU was asked for (make test-gpu), or torch finds none",
 }
 DESELECTED = pytest.StashKey[dict[str, list[str]]]()
@@ -50,6 +51,15 @@ def has_namespaces() -> bool:
     """Whether a file system can be mounted that only some processes see."""
     command = ["unshare", "-m", "sh", "-c", "mount -t tmpfs tmpfs /mnt"]
     return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+def has_fuse() -> bool:
+    """Whether a file system in user space can be mounted that only some processes see."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError:
+        return False
+    return has_namespaces()
 
 
 def has_compose() -> bool:
@@ -109,6 +119,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "chromium": has_chromium(),
         "postgresql": has_postgresql(),
         "namespaces": has_namespaces(),
+        "fuse": has_fuse(),
         "gpu": wants_gpu(config) and has_gpu(),
     }
     names: dict[str, list[str]] = {}

@@ -155,6 +155,54 @@ def test_a_lease_whose_file_is_gone_or_another_s_is_lost(path: Path) -> None:
             lease.check()
 
 
+def test_a_heartbeat_that_arrives_after_another_took_over_does_not_take_the_lock_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a machine whose server was out of reach when it wrote."""
+    write, may_write = os.pwrite, threading.Event()
+
+    def write_late(descriptor: int, content: bytes, offset: int) -> int:
+        if offset:
+            may_write.wait(10)
+        return write(descriptor, content, offset)
+
+    monkeypatch.setattr("os.pwrite", write_late)
+    with hold(path) as lease:
+        assert lease is not None
+        time.sleep(0.5)
+        with hold(path) as later:
+            assert later is not None
+            may_write.set()
+            time.sleep(0.5)
+            later.check()
+            with pytest.raises(LockLostError):
+                lease.check()
+
+
+def test_a_lock_s_file_can_be_read_whenever_it_is_written(path: Path) -> None:
+    """Its content is as long before each beat as after it."""
+    with hold(path) as lease:
+        assert lease is not None
+        first = path.read_bytes()
+        time.sleep(0.5)
+        later = path.read_bytes()
+        holders = parse_holder(first), parse_holder(later)
+        assert holders[0] is not None
+        assert holders[1] is not None
+        assert holders[1].beat > holders[0].beat
+        assert len(first) == len(later)
+
+
+def test_a_lock_of_another_mount_on_this_machine_is_waited_for(path: Path) -> None:
+    """As of a pod beside this one: its mount grants locks of its own."""
+    with hold(path) as lease:
+        assert lease is not None
+        holder = json.loads(path.read_bytes())
+    holder["machine"] = holder["machine"].rpartition(" ")[0] + " 0"
+    path.write_text(json.dumps(holder))
+    assert not is_free(path)
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """As Lustre without -o flock, and NFSv3 without its lock daemon."""

@@ -1,5 +1,6 @@
 """The files of a study: written whole or not at all, read back as they were, and never by two processes at once."""
 
+import errno
 import getpass
 import json
 import math
@@ -141,6 +142,58 @@ def test_a_damaged_outcome_is_named_and_taken_for_none(folder: TrajectoryFolder)
         (folder.path / "outcome.json").write_bytes(damage)
         with pytest.warns(UserWarning, match=r"outcome\.json: damaged, so the trajectory resumes"):
             assert folder.outcome() is None
+
+
+def test_what_is_written_after_the_history_was_renewed_goes_to_the_old_file(folder: TrajectoryFolder) -> None:
+    """As a write that is on its way while another process takes over, from where the history's end was."""
+    folder.append(RECORDS[:2])
+    with (folder.path / "history.jsonl").open("r+b") as late:
+        late.seek(0, os.SEEK_END)
+        before = folder.history()
+        folder.renew_history()
+        assert folder.history() == before
+        folder.append(RECORDS[2:])
+        late.write(b"x" * 50)
+    assert folder.history() == RECORDS
+
+
+def test_a_trajectory_without_a_history_has_a_new_empty_one_then(folder: TrajectoryFolder) -> None:
+    folder.renew_history()
+    assert (folder.path / "history.jsonl").read_bytes() == b""
+    assert folder.history() == []
+
+
+def test_nothing_is_appended_by_one_that_lost_the_lock(folder: TrajectoryFolder) -> None:
+    def lost() -> None:
+        raise StudyError("lost")
+
+    folder.append(RECORDS[:2], check=lambda: None)
+    with pytest.raises(StudyError, match="lost"):
+        folder.append(RECORDS, check=lost)
+    assert folder.history() == RECORDS[:2]
+
+
+@pytest.mark.parametrize("times", [1, 5, 10**9])
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """NFS keeps nothing of a file that another machine replaces."""
+    path, read, calls = tmp_path / "values.json", Path.read_bytes, 0
+    path.write_text('{"a": 1}')
+
+    def read_stale(self: Path) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls <= times:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_stale)
+    if times < 100:
+        assert read_json(path) == {"a": 1}
+    else:
+        with pytest.raises(OSError, match="Stale file handle"):
+            read_json(path)
 
 
 APPEND = """

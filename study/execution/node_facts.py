@@ -18,7 +18,7 @@ from pathlib import Path
 import study
 from study.errors import NodeError
 from study.execution.manifest import git_state, package_versions
-from study.locks import NO_LOCKS, machine_id, user_name
+from study.locks import NO_LOCKS, kernel_id, user_name
 from study.storage import StudyFolder, read_bytes, write_bytes
 
 # Where the kernel lists what is mounted (proc(5), "/proc/pid/mountinfo").
@@ -82,7 +82,7 @@ def look(probe: Probe) -> NodeFacts:
     return NodeFacts(
         host=socket.gethostname(),
         user=f"{user_name()} ({os.getuid()})",
-        machine=machine_id(),
+        machine=kernel_id(),
         sees=sees,
         write_error=_write_error(folder) if sees else "",
         lock=_ask_for_lock(Path(probe.lock)) if sees else "",

@@ -85,9 +85,9 @@ def _writing(node: str, facts: NodeFacts, here: NodeFacts, folder: str) -> list[
         )
         found.append(Finding(level="error", node=node, text=text))
     if facts.lock == "granted":
-        where = "" if facts.machine == here.machine else " of this node alone"
+        where = "one mount" if facts.machine == here.machine else "this node alone"
         text = (
-            f"was granted a lock that the driver holds: the locks of {folder} are those{where or ' of one process'}; "
+            f"was granted a lock that the driver holds: the locks of {folder} are those of {where}; "
             "mount it with shared locks (NFS without nolock and local_lock, Lustre with -o flock)"
         )
         found.append(Finding(level="error", node=node, text=text, unsafe=True))

@@ -72,6 +72,7 @@ def _train(
     if outcome is not None and outcome.status == "complete":
         folder.delete_checkpoints()
         return outcome
+    folder.renew_history()
     keep_freed_memory()
     torch.set_num_threads(cpu_threads)
     loop = make_loop(config)
@@ -90,8 +91,7 @@ def _train(
         observe(item if isinstance(item, Interval) else loop.epochs[-1])
         due = stopping or timer.due(epoch_ended=epoch is not None)
         if due or epoch is not None:
-            lease.check()
-            recorder.flush()
+            recorder.flush(lease)
         if due:
             lease.check()
             timer.save(folder.checkpoints, loop.state())
@@ -137,9 +137,9 @@ class Recorder:
             save_model(loop.model, self.folder.best_model, names=loop.data.label_names, tokenizer=loop.data.tokenizer)
         return epoch
 
-    def flush(self) -> None:
-        """Make the pending records durable."""
-        self.folder.append(self.pending)
+    def flush(self, lease: Lease) -> None:
+        """Make the pending records durable. Raises LockLostError, and writes nothing, where the lease is lost."""
+        self.folder.append(self.pending, check=lease.check)
         self.pending.clear()
 
 

@@ -47,7 +47,7 @@ def test_of_a_node_that_can_train_it_is_said_what_it_has() -> None:
             False,
         ),
         (replace(NODE, lock="granted"), "the locks of /studies are those of this node alone; mount it with", True),
-        (replace(NODE, lock="granted", machine="one"), "are those of one process; mount it with shared locks", True),
+        (replace(NODE, lock="granted", machine="one"), "are those of one mount; mount it with shared locks", True),
         (replace(NODE, lock="no locks (No locks available)"), "has no locks (No locks available); mount it with", True),
         (replace(NODE, versions={**NODE.versions, "torch": "2.5"}), "has torch 2.5 (driver: 2.6); install", False),
         (replace(NODE, code="def"), "has other code of encoder-study def (driver: abc); install the same", False),

@@ -1,13 +1,12 @@
 """One trajectory in processes that are really killed: it ends with the records of an uninterrupted one."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,20 @@ import transformers
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from killed_process import Place, run
-from loop_builder import CPU, FAMILIES, make_settings
+from loop_builder import CPU, FAMILIES
 from places import ROOT
+from tiny_trajectory import EPOCHS, REVIEWS, STEPS_PER_EPOCH, plan, result
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from study import locks
 from study.data.dataset import load, open_encoded, prepare
 from study.models.classifier import Classifier
-from study.records import Epoch, Interval, Outcome, TrajectoryConfig, to_line
-from study.settings import Data
-from study.stopping import StoppingPolicy, best_epoch
+from study.records import Epoch, Interval, Outcome, to_line
+from study.stopping import best_epoch
 from study.storage import TrajectoryFolder
 from study.training.evaluation import evaluate
 from study.training.trajectory import train_trajectory
 
-EPOCHS, BATCH, STEPS_PER_EPOCH = 3, 24, 5
 # Up to more than the 15 steps and the file accesses of a whole run, so that some runs are not killed at all.
 PLACES = st.one_of(
     st.builds(Place, st.just("step"), st.integers(1, EPOCHS * STEPS_PER_EPOCH + 1)),
@@ -41,8 +39,6 @@ PLACES = st.one_of(
 )
 # Minutes between checkpoints: one after every interval, or after epochs alone.
 CHECKPOINT_MINUTES = st.sampled_from([1e-9, 5.0])
-CLOCK = ("time", "train_seconds")
-REVIEWS = Data(source="builtin:reviews", examples=150, max_length=16)
 
 
 @pytest.fixture(scope="module")
@@ -52,61 +48,6 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return {
         family: prepare(REVIEWS, identity={"examples": 150}, model=family, model_identity=family, cache=cache)
         for family in FAMILIES
-    }
-
-
-def plan(
-    folder: Path,
-    encoded: Mapping[str, Path],
-    family: str,
-    *,
-    every_minutes: float = 5.0,
-    checkpoint_metric: str = "loss",
-    keep_best_weights: bool = True,
-) -> Path:
-    """Write to ``folder`` what is to be trained: with dropout, each batch in three micro-batches."""
-    TrajectoryFolder(folder).write_config(
-        TrajectoryConfig(
-            name=family,
-            settings=make_settings(
-                model=family,
-                epochs=EPOCHS,
-                dropout=0.1,
-                batch_size=BATCH,
-                micro_batch_size=10,
-                lr_schedule="linear",
-                warmup_fraction=0.2,
-                log_every_examples=48,
-                max_gradient_norm=1.0,
-            ),
-            encoded=str(encoded[family]),
-            policies=(StoppingPolicy(max_epochs=EPOCHS, checkpoint_metric=checkpoint_metric),),
-            optimizer_steps=EPOCHS * STEPS_PER_EPOCH,
-            precision="float32",
-            checkpoint_every_minutes=every_minutes,
-            keep_best_weights=keep_best_weights,
-        )
-    )
-    return folder
-
-
-def without_clock(values: dict[str, Any]) -> str:
-    return json.dumps({key: value for key, value in values.items() if key not in CLOCK}, sort_keys=True)
-
-
-def result(path: Path) -> dict[str, Any]:
-    """Everything that a trajectory leaves in its folder, except times."""
-    folder = TrajectoryFolder(path)
-    outcome = folder.outcome()
-    assert outcome is not None
-    # Recorded epochs stay as they are, their times included.
-    assert outcome.train_seconds == sum(epoch.train_seconds for epoch in folder.epochs())
-    files = [*path.glob("predictions/*.parquet"), *path.glob("best-model/*.safetensors")]
-    return {
-        "outcome": without_clock(asdict(outcome)),
-        "history": [without_clock(asdict(record)) for record in folder.history()],
-        "files": {str(file.relative_to(path)): file.read_bytes() for file in files},
-        "folder": {item.name for item in path.iterdir()},
     }
 
 
