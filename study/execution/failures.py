@@ -126,20 +126,15 @@ class Failures:
             replaced.handle_error = count
 
 
-def actor_of(trial: Trial) -> Any | None:
-    """The handle of the actor that trains a trial; None before it has started."""
-    return trial.temporary_state.ray_actor
-
-
 def node_of(trial: Trial) -> str | None:
     """The id of the node that a trial runs on; None before it has started."""
-    actor = actor_of(trial)
+    actor: Any = trial.temporary_state.ray_actor
     return None if actor is None else _node_of_actor(actor._actor_id.hex())
 
 
 def pid_of(trial: Trial) -> int | None:
     """The process that trains a trial; None before it has started."""
-    actor = actor_of(trial)
+    actor: Any = trial.temporary_state.ray_actor
     return None if actor is None else state.actors(actor._actor_id.hex()).get("Pid")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +42,11 @@ def on_node(node: str, function: Any, *arguments: object) -> ObjectRef[Any]:
         *arguments
     )
     return reference
+
+
+def end_process(node: str, pid: int) -> None:
+    """Kill a process on a node. Ray's own way asks the process, which one that hangs does not hear."""
+    on_node(node, _kill, pid)
 
 
 class Question:
@@ -113,6 +121,12 @@ def leave_out_nodes(placement: Placement, folder: StudyFolder, notify: Callable[
                 notify(f"warning: the node {finding.node} {finding.text}")
     if errors and len(placement.left_out) == len(names):
         raise StudyError(f"no node can train: {errors[0].node} {errors[0].text}")
+
+
+@ray.remote
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 @ray.remote

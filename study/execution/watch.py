@@ -12,8 +12,8 @@ from typing import Any
 
 from study.errors import enumerate_names
 from study.execution.cluster import live_nodes
-from study.execution.failures import actor_of, pid_of
-from study.execution.node_checks import Question, node_name
+from study.execution.failures import node_of, pid_of
+from study.execution.node_checks import Question, end_process, node_name
 from study.execution.node_facts import Probe, look
 from study.execution.node_findings import judge
 from study.execution.placement import Placement
@@ -23,7 +23,6 @@ from study.storage import StopFile
 from study.terminal.progress import duration
 
 # isort: split
-import ray
 from ray._private import state
 from ray.tune.experiment import Trial
 
@@ -218,11 +217,11 @@ class Watch:
 
     def _end(self, running: _Running, still: float) -> None:
         """End a trial's process, which Tune then starts again."""
-        actor = actor_of(running.trial)
-        if actor is not None:
+        node = node_of(running.trial)
+        if node is not None and running.pid is not None:
             self.ended[running.trial.trial_id] = f"it recorded nothing for {duration(still)} (run.stall_minutes)"
             del self.running[running.trial.trial_id]
-            ray.kill(actor)
+            end_process(node, running.pid)
 
 
 def _by_id() -> dict[str, Mapping[str, Any]]:
