@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from study.credentials import hide_command_line
 from study.supervision import Death, supervise
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ DRIVER_DIED = 75
 
 def run_command() -> int:
     """Run the command line; returns the exit code. Call it before anything that starts a thread is imported."""
+    hide_command_line()
     return supervise(_drive, _say_last_words)
 
 

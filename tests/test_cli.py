@@ -72,3 +72,20 @@ def test_a_path_is_shown_from_the_current_folder_if_it_is_below_it(
     assert shown_path(tmp_path.parent) == str(tmp_path.parent)
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
     assert python_command() == ".venv/bin/python"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["doctor", "--help"], 0, "python -m study.doctor"),
+        (["run", "--help"], 0, "75 the process that drives the study died"),
+        (["sync", "--help"], 0, "python -m study.sync"),
+        (["--help"], 0, "study run, study doctor, study sync"),
+        ([], 2, "study run, study doctor, study sync"),
+        (["docter"], 2, "study run, study doctor, study sync"),
+    ],
+)
+def test_all_commands_can_be_had_under_one_name(arguments: list[str], code: int, words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "study", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout + done.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -37,7 +36,7 @@ import ray
 from ray._private import state
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from study.credentials import without_credentials
+from study.credentials import hide_command_line
 from study.errors import StudyError
 from study.settings import Run
 
@@ -69,9 +68,7 @@ def connect(address: str | None, *, verbose: bool, dashboard: bool = True) -> Cl
             f"--address {address}: the study's driver must run inside the cluster; give HOST:6379 from one of its "
             "nodes, or submit the study with `ray job submit`"
         )
-    shown = [without_credentials(word) for word in sys.orig_argv]
-    if shown != sys.orig_argv:  # Ray shows the command line on its dashboard
-        ray._raylet.setproctitle(shlex.join(shown))  # type: ignore[attr-defined]  # made by Cython
+    hide_command_line()
     level = logging.INFO if verbose else logging.ERROR
     if not verbose:
         for name in ("ray", "ray.data", "ray.train"):
