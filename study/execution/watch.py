@@ -184,7 +184,8 @@ class Watch:
             who = f"{waiting} trajectories wait" if waiting > 1 else "a trajectory waits"
             nodes = enumerate_names([self._describe(node) for node in self.nodes]) or "no nodes"
             needs = _amounts(self.placement.needs)
-            self.say(f"nothing has run for {duration(now - self.busy)}: {who} for {needs}, and the cluster has {nodes}")
+            minutes = (now - self.busy) / 60
+            self.say(f"nothing has run for {minutes:.0f} min: {who} for {needs}, and the cluster has {nodes}")
 
     def _describe(self, node: str) -> str:
         left_out = " (left out)" if node in self.placement.left_out else " (ends)" if node in self.ending else ""
