@@ -92,7 +92,7 @@ def test_a_lock_of_another_machine_is_taken_over_once_its_heartbeat_stands_still
     started = time.monotonic()
     with hold(path) as lease:
         assert lease is not None
-        assert 2 < time.monotonic() - started < 4
+        assert time.monotonic() - started > 2
 
 
 def test_a_lock_whose_heartbeat_goes_on_is_not_taken_over(path: Path) -> None:
