@@ -163,7 +163,7 @@ def test_a_lock_that_both_machines_grant_is_held_by_one_until_it_is_killed(
         machines[1].run(LOCKS, folder / ".lock")
         with running(machines[1].start(HOLDS, folder)) as second:
             assert read_line(second) == "waits"
-            assert_waits(second, seconds=STILL_SECONDS + MARGIN_SECONDS)
+            assert_waits(second, seconds=2 * STILL_SECONDS)
             say(first, "first")
             assert read_line(first) == "wrote"
             os.kill(first.pid, signal.SIGKILL)
