@@ -50,6 +50,7 @@ class _Running:
     grown: float
     first_progress: int = 0
     progress: int = 0
+    other_beat: int = -1
     said: float = -AGAIN_SECONDS
 
     def see(self, progress: int, now: float) -> None:
@@ -198,19 +199,22 @@ class Watch:
         own = holder is not None and running.pid is not None and holder.pid == running.pid
         if own and holder is not None:
             running.see(holder.progress, now)
+        elif holder is not None and holder.beat != running.other_beat:
+            running.other_beat, running.grown = holder.beat, now  # it waits for one that lives
         still = now - running.grown
         usual = running.usual_interval()
         limit = FIRST_SECONDS if usual is None else max(STILL_INTERVALS * usual, STILL_SECONDS)
-        if self.run.stall_minutes is not None and still > 60 * self.run.stall_minutes and own:
+        if self.run.stall_minutes is not None and still > 60 * self.run.stall_minutes:
             self._end(running, still)
             return
         if now - running.said <= AGAIN_SECONDS:
             return
         name = TrialConfig.of(trial).name
-        if holder is not None and not own and now - running.started > WAITING_SECONDS:
+        waits = holder is not None and not own and still <= limit
+        if waits and now - running.started > WAITING_SECONDS:
             running.said = now
             self.say(f"{name}  waits for its lock, held {holder}")
-        elif own and still > limit:
+        elif still > limit:
             running.said = now
             usually = "nothing yet" if usual is None else f"usually something every {max(usual, 1):.0f} s"
             remedy = "" if self.run.stall_minutes is not None else "; --set run.stall_minutes=N restarts such ones"
