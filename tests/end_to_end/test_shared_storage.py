@@ -429,7 +429,7 @@ def test_a_trajectory_that_moves_to_another_machine_ends_as_an_undisturbed_one(
         assert read_line(reader) == "obeys"
         # The second machine remembers that nothing was there, then what was there at some time.
         early = "[list(map(os.path.exists, each.record_files)) for each in [TrajectoryFolder(path / 't')]]"
-        assert ask(reader, early) == "[[True, False, False]]"
+        assert ask(reader, early) == "[[True, False, False, False]]"
         with running(machines[0].start(TRAINS, moved)) as first:
             lines = [read_line(first) for _ in range(5)]
             assert lines[0] == "waits"
