@@ -326,5 +326,5 @@ def test_weights_are_kept_only_on_request(encoded: Mapping[str, Path], tmp_path:
     folder = plan(tmp_path / "not-kept", encoded, "tiny-bert", keep_best_weights=False)
     train(folder)
     assert {path.name for path in folder.iterdir()} == {
-        ".lock", "config.json", "history.jsonl", "outcome.json", "predictions",
+        ".lock", "attempts.jsonl", "config.json", "history.jsonl", "outcome.json", "predictions",
     }  # fmt: skip
