@@ -110,6 +110,7 @@ def read_pid(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to_group", [False, True])
 def test_what_the_command_or_its_group_is_sent_arrives_once(printer: subprocess.Popen[str], to_group: bool) -> None:
     worker = read_pid(printer)
@@ -123,6 +124,7 @@ def test_what_the_command_or_its_group_is_sent_arrives_once(printer: subprocess.
     assert printer.returncode == 3
 
 
+@pytest.mark.slow
 def test_what_nohup_ignores_stays_ignored() -> None:
     process = start(PRINT_SIGNALS, wrapper=["nohup"])
     worker = read_pid(process)
@@ -134,6 +136,7 @@ def test_what_nohup_ignores_stays_ignored() -> None:
     assert process.communicate(timeout=60)[0] == "SIGUSR1\n"
 
 
+@pytest.mark.slow
 def test_the_worker_ends_with_a_command_that_is_killed(printer: subprocess.Popen[str]) -> None:
     worker = psutil.Process(read_pid(printer))
     printer.kill()
@@ -170,6 +173,7 @@ def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
     opened.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", ['stty tostop; "$@"; echo "code $?"'], indirect=True)
 def test_ctrl_c_arrives_once_and_printing_stops_nothing(terminal: Terminal) -> None:
     terminal.read_until("\n")
@@ -180,6 +184,7 @@ def test_ctrl_c_arrives_once_and_printing_stops_nothing(terminal: Terminal) -> N
     assert terminal.shown.count("SIGINT") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", ['"$@"; echo "stopped $?"; read; fg; echo "code $?"'], indirect=True)
 def test_ctrl_z_stops_both_until_the_shell_continues_them(terminal: Terminal) -> None:
     terminal.read_until("\n")
