@@ -12,7 +12,7 @@ import pytest
 from places import ROOT
 from ray_cluster import wait_until
 
-# Works as the code in its first argument says; prints what it is told and what it has to say in the end.
+# Runs the code in its first argument; where that dies, prints what it had reported and how it ended.
 COMMAND = """
 import os, signal, sys, time
 from study.supervision import supervise
@@ -41,10 +41,14 @@ while signal.SIGUSR1 not in arrived:
 """
 
 
+# The tests themselves may run where signals are ignored, as under nohup or in the background of a script.
+WITH_SIGNALS = ["env", "--default-signal=HUP,INT,QUIT,TERM"]
+
+
 def start(
     code: str, *, wrapper: Sequence[str] = (), stdin: int | None = subprocess.DEVNULL, stdout: int = subprocess.PIPE
 ) -> subprocess.Popen[str]:
-    command = [*wrapper, sys.executable, "-u", "-c", COMMAND, code]
+    command = [*WITH_SIGNALS, *wrapper, sys.executable, "-u", "-c", COMMAND, code]
     return subprocess.Popen(
         command, cwd=ROOT, stdin=stdin, stdout=stdout, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -110,7 +114,6 @@ def read_pid(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("to_group", [False, True])
 def test_what_the_command_or_its_group_is_sent_arrives_once(printer: subprocess.Popen[str], to_group: bool) -> None:
     worker = read_pid(printer)
@@ -124,7 +127,6 @@ def test_what_the_command_or_its_group_is_sent_arrives_once(printer: subprocess.
     assert printer.returncode == 3
 
 
-@pytest.mark.slow
 def test_what_nohup_ignores_stays_ignored() -> None:
     process = start(PRINT_SIGNALS, wrapper=["nohup"])
     worker = read_pid(process)
@@ -136,7 +138,6 @@ def test_what_nohup_ignores_stays_ignored() -> None:
     assert process.communicate(timeout=60)[0] == "SIGUSR1\n"
 
 
-@pytest.mark.slow
 def test_the_worker_ends_with_a_command_that_is_killed(printer: subprocess.Popen[str]) -> None:
     worker = psutil.Process(read_pid(printer))
     printer.kill()
@@ -150,7 +151,7 @@ class Terminal:
     def __init__(self, script: str) -> None:
         self.ours, theirs = pty.openpty()
         shell = ["setsid", "--ctty", "--wait", "bash", "--norc", "-m", "-c", script]
-        command = [*shell, "bash", sys.executable, "-u", "-c", COMMAND, PRINT_SIGNALS]
+        command = [*WITH_SIGNALS, *shell, "bash", sys.executable, "-u", "-c", COMMAND, PRINT_SIGNALS]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
         self.shown = ""
@@ -173,7 +174,6 @@ def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
     opened.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("terminal", ['stty tostop; "$@"; echo "code $?"'], indirect=True)
 def test_ctrl_c_arrives_once_and_printing_stops_nothing(terminal: Terminal) -> None:
     terminal.read_until("\n")
@@ -184,7 +184,6 @@ def test_ctrl_c_arrives_once_and_printing_stops_nothing(terminal: Terminal) -> N
     assert terminal.shown.count("SIGINT") == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("terminal", ['"$@"; echo "stopped $?"; read; fg; echo "code $?"'], indirect=True)
 def test_ctrl_z_stops_both_until_the_shell_continues_them(terminal: Terminal) -> None:
     terminal.read_until("\n")
