@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, *, tell: Callable[[Begun], object] = lambda begun: None) -> int:
-    """Run the command line in this process; returns the exit code. ``tell`` is told once the study is locked."""
+    """Run the command line in this process; returns the exit code. ``tell`` is called once the study is locked."""
     command_line = parser()
     given = command_line.parse_args(arguments)
     if given.pilot is not None and not given.dry_run:

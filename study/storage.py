@@ -219,6 +219,10 @@ class TrajectoryFolder:
         return self.path / "outcome.json"
 
     @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
+    @property
     def _attempts(self) -> Path:
         return self.path / "attempts.jsonl"
 
@@ -242,7 +246,7 @@ class TrajectoryFolder:
 
         Another one may hold the lock: a worker that was left behind, on a machine that was taken for lost.
         """
-        return hold(self.path / ".lock", give_up=give_up)
+        return hold(self._lock, give_up=give_up)
 
     def read(self) -> TrajectoryRecords:
         """History and outcome, whatever another process writes meanwhile."""
@@ -324,7 +328,7 @@ class TrajectoryFolder:
 
     def lock_holder(self) -> Holder | None:
         """Who trains the trajectory, by the file of its lock; None where nobody does."""
-        return parse_holder(read_bytes(self.path / ".lock") or b"")
+        return parse_holder(read_bytes(self._lock) or b"")
 
     def predictions_path(self, epoch: int, split: Split) -> Path:
         """The file of the predictions of the checkpoint after ``epoch``."""

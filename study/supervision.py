@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from signal import Signals
 from typing import Any, TypeVar
 
-# What the worker is told as well. It has a process group of its own, so that a terminal's Ctrl-C, and a signal to the
-# command or to its group, reach it once, by being passed on.
+# Signals that are passed on to the worker. It has a process group of its own, so that a terminal's Ctrl-C, and a signal
+# to the command or to its group, reach it once, by being passed on.
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGWINCH)
 # prctl(2): the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG = 1

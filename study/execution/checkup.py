@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study.execution.cluster import connect, disconnect, live_nodes
+from study.execution.cluster import NO_TOKEN, connect, disconnect, live_nodes, needs_no_token
 from study.execution.node_checks import ask, delays, node_name, turns
 from study.execution.node_devices import gpu_findings
 from study.execution.node_facts import look, probing
@@ -43,9 +43,8 @@ def check_cluster(storage: Path, address: str, *, seconds: float) -> list[Findin
         if len(writing) > 1:
             findings += turns(storage, *((node, names[node]) for node in _two_machines(writing, answers)))
         findings += gpu_findings({node: nodes[node]["Resources"] for node in able}, names)
-        if cluster.open:
-            text = "asks for no token, so whoever reaches it can run code on its nodes (README, On a cluster)"
-            findings.append(Finding(level="warning", node=address, text=text))
+        if needs_no_token(cluster):
+            findings.append(Finding(level="warning", node=address, text=NO_TOKEN))
     finally:
         disconnect()
     order = {name: number for number, name in enumerate(names.values())}

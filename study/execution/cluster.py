@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,20 +42,19 @@ from study.settings import Run
 
 # The nodes of a job start within a minute of one another.
 GPU_JOINS_WITHIN_SECONDS = 60
-# How long a process that asks a cluster for its token may take.
+# How long a process that asks a cluster for its token may take, and what is said of one that has none.
 TOKEN_SECONDS = 20
+NO_TOKEN = (
+    "asks for no token, so whoever reaches it can run code on its nodes; start it with one (README, On a cluster)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """A connected Ray: the address of its dashboard, None where it has none.
-
-    ``local`` says that this process started it, ``open`` that whoever reaches it may run code on it, without a token.
-    """
+    """A connected Ray: the address of its dashboard, None where it has none, and whether this process started it."""
 
     dashboard: str | None
     local: bool
-    open: bool = False
 
 
 def connect(address: str | None, *, verbose: bool, dashboard: bool = True) -> Cluster:
@@ -99,15 +98,14 @@ def connect(address: str | None, *, verbose: bool, dashboard: bool = True) -> Cl
     finally:
         signal.signal(signal.SIGHUP, hangup)
     url = context.dashboard_url
-    return Cluster(
-        dashboard=f"http://{url}" if url else None,
-        local=address is None,
-        open=address is not None and _is_open(ray.get_runtime_context().gcs_address),
-    )
+    return Cluster(dashboard=f"http://{url}" if url else None, local=address is None)
 
 
-def _is_open(address: str) -> bool:
-    """Whether the Ray at ``address`` answers a process that has no token, which may then run any code there."""
+def needs_no_token(cluster: Cluster) -> bool:
+    """Whether the connected cluster answers a process that has no token; one of this process's own asks for one."""
+    if cluster.local:
+        return False
+    address = ray.get_runtime_context().gcs_address
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
     ask = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5)"
     try:
@@ -128,9 +126,9 @@ def check_resources(run: Run, cluster: Cluster) -> str | None:
 
     Raises StudyError on a Ray that this process started, which does not grow.
     """
-    wanted = {"CPU": run.cpu, "GPU": run.gpu or 0}
+    wanted = trial_needs(run)
     nodes = [node["Resources"] for node in live_nodes()]
-    if any(all(node.get(key, 0) >= amount for key, amount in wanted.items()) for node in nodes):
+    if any(has_resources(node, wanted) for node in nodes):
         return None
     lacking = "GPU" if not any(node.get("GPU", 0) >= wanted["GPU"] for node in nodes) else "CPU"
     message = f"a trajectory needs {wanted[lacking]:g} {lacking} (run.{lacking.lower()}), and no node has it"
@@ -168,6 +166,16 @@ def resolve_auto_gpu(
         remove_placement_group(wanted)
     notify("no node with a GPU has joined; training on CPUs")
     return 0.0
+
+
+def trial_needs(run: Run) -> dict[str, float]:
+    """The resources of one trial, by Ray's names."""
+    return {"CPU": run.cpu, "GPU": run.gpu or 0.0}
+
+
+def has_resources(node: Mapping[str, float], needs: Mapping[str, float]) -> bool:
+    """Whether a node has, in all, the resources that one trial needs."""
+    return all(node.get(key, 0) >= amount for key, amount in needs.items())
 
 
 def live_nodes() -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from study.credentials import without_credentials
 from study.errors import StudyError
-from study.execution.cluster import connect, disconnect
+from study.execution.cluster import NO_TOKEN, connect, disconnect, needs_no_token
 from study.execution.ending import print_ending, print_resume
 from study.execution.execution import Execution
 from study.execution.interruption import Interrupted, InterruptHandler
@@ -117,12 +117,8 @@ def _train(
     if cluster.dashboard:
         ray = Path(sys.executable).with_name("ray")
         console.print(f"Ray dashboard: {cluster.dashboard}  (token: {ray} get-auth-token)")
-    if cluster.open:
-        console.print(
-            f"warning: the Ray at {options.address} asks for no token, so whoever reaches it can run code on its "
-            "nodes; start it with one (README, On a cluster)",
-            soft_wrap=True,
-        )
+    if needs_no_token(cluster):
+        console.print(f"warning: the Ray at {options.address} {NO_TOKEN}", soft_wrap=True)
     Execution(
         space, plan, left, folder, encoded=encoded, cluster=cluster, interrupts=interrupts, console=console
     ).train()

@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from study.errors import StudyError
-from study.execution.cluster import Cluster, check_resources, live_nodes, resolve_auto_gpu
+from study.execution.cluster import Cluster, check_resources, resolve_auto_gpu
 from study.execution.interruption import InterruptHandler
 from study.execution.manifest import remember_precision
-from study.execution.node_checks import leave_out_nodes, node_name
+from study.execution.node_checks import leave_out_nodes, node_names
 from study.execution.node_devices import look_at_devices
 from study.execution.placement import Placement
 from study.execution.preparation import write_configs
@@ -51,7 +51,7 @@ class Execution:
         self.left = left
         self.folder = folder
         self.encoded = encoded
-        # Once, so that what a search chooses later loads the same files, though the hub has newer ones by then.
+        # Once, so that what a search chooses later loads the same files, even if the hub has newer ones by then.
         self.commits = {model: hub_commit(model) for model in encoded}
         self.interrupts = interrupts
         self.run = self._resolve_gpus(cluster, console)
@@ -134,7 +134,7 @@ class Execution:
         wanted = manifest.precision is None and "auto" in self._precisions()
         found: Precision = "float32"
         if wanted or self.run.gpu:
-            names = {node["NodeID"]: node_name(node) for node in live_nodes()}
+            names = node_names()
             suitable = {node: names[node] for node in self.placement.suitable_nodes()}
             found, unusable = look_at_devices(self.run, suitable, lambda text: console.print(text, soft_wrap=True))
             for node, reason in unusable.items():

@@ -15,9 +15,9 @@ import ray
 from ray._private import state
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune.experiment import Trial
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.errors import NodeEndsError, NodeError
+from study.execution.node_checks import on_node
 from study.execution.placement import Placement, TrialResources
 
 # A process that is cut off is noticed in 2 s, that its node is lost in 15 s (Ray's health checks, with their defaults).
@@ -46,8 +46,6 @@ class Failures:
     def __init__(self, placement: Placement, leave_out: Callable[..., None]) -> None:
         self.placement = placement
         self.leave_out = leave_out
-        # Why a process of this run was ended on purpose, by the trial's id.
-        self.ended: dict[str, str] = {}
         # Why a trial left its node, by its id, until it fails in another way.
         self.moved: dict[str, str] = {}
         self._died: defaultdict[str, set[str]] = defaultdict(set)
@@ -70,7 +68,7 @@ class Failures:
             self._take_back(trial)
             self.moved[trial.trial_id] = str(cause)
             return
-        if isinstance(cause, NodeError) and node is not None and self._others(node):
+        if isinstance(cause, NodeError) and node is not None and self._others():
             self._take_back(trial)
             self.moved[trial.trial_id] = str(cause)
             self.leave_out(node, str(cause), for_good=type(cause) is not NodeError)
@@ -102,7 +100,7 @@ class Failures:
             reason = f"{len(suspicion.failed)} trajectories in a row failed there, while others trained"
             self.leave_out(node, reason, for_good=True)
 
-    def _others(self, node: str) -> bool:
+    def _others(self) -> bool:
         """Whether a node may be left out: never the last one of a machine on its own."""
         return len(self.placement.suitable_nodes()) > 1 or not self.placement.alone
 
@@ -144,14 +142,16 @@ def _node_of_actor(actor: str) -> str | None:
 
 def _answers(actor: str) -> bool:
     """Whether the node of an actor still answers."""
-    strategy = NodeAffinitySchedulingStrategy(_node_of_actor(actor) or "", soft=False)
+    node = _node_of_actor(actor)
+    if node is None:
+        return False
     try:
-        ray.get(_answer.options(scheduling_strategy=strategy).remote(), timeout=NODE_ANSWERS_WITHIN_SECONDS)
-    except (RayError, ValueError):
+        ray.get(on_node(node, _answer), timeout=NODE_ANSWERS_WITHIN_SECONDS)
+    except RayError:
         return False
     return True
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote
 def _answer() -> None:
     """Return from a node."""

@@ -35,6 +35,11 @@ def node_name(node: Mapping[str, Any]) -> str:
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
 
 
+def node_names() -> dict[str, str]:
+    """The names of the live nodes, by their ids."""
+    return {node["NodeID"]: node_name(node) for node in live_nodes()}
+
+
 def on_node(node: str, function: Any, *arguments: object) -> ObjectRef[Any]:
     """Call a remote function on the node of this id, beside whatever runs there."""
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
@@ -104,7 +109,7 @@ def leave_out_nodes(placement: Placement, folder: StudyFolder, notify: Callable[
 
     Raises StudyError where the storage would lose records, and where no node can train.
     """
-    names = {node["NodeID"]: node_name(node) for node in live_nodes()}
+    names = node_names()
     probe = study_probe(folder)
     here = look(probe)
     answers = {next(iter(names)): Answer(facts=here)} if placement.alone else ask(probe, list(names))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import study.execution.cluster  # noqa: F401  # Ray reads its environment, which is set there, when it is imported
 
 # isort: split
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 
 from study.errors import StudyError, enumerate_names
 from study.execution.node_checks import reason
@@ -20,6 +20,8 @@ from study.settings import Run
 
 # How long all nodes may take; those that are busy then are left to their first trajectory.
 LOOK_SECONDS = 60.0
+# In place of a node's id: whichever has what a trajectory needs.
+ANY_NODE = ""
 
 T = TypeVar("T")
 
@@ -32,28 +34,9 @@ def look_at_devices(
     One precision holds for the whole study, so it is bfloat16 only where every node is fast with it. Without nodes yet,
     or while all are busy, the first one that is free decides. Raises StudyError where no node can train.
     """
-    look = _looking(run)
-    pinned = {node: _remote(run, look).options(label_selector={NODE_LABEL: node}).remote() for node in nodes}
-    references = list(pinned.values()) or [_remote(run, look).remote()]
-    ready, _ = ray.wait(references, num_returns=len(references), timeout=LOOK_SECONDS)
-    if not ready:
-        ready, _ = ray.wait(references, num_returns=1)
-    found: dict[str, Precision] = {}
-    unusable: dict[str, str] = {}
-    by_reference = {reference: node for node, reference in pinned.items()}
-    for reference in references:
-        node = by_reference.get(reference, "")
-        if reference not in ready:
-            ray.cancel(reference, force=True)
-            continue
-        try:
-            precision, error = ray.get(reference)
-        except RayError as ray_error:  # of a node that was lost, or whose process could not start
-            precision, error = None, reason(ray_error)
-        if precision is None:
-            unusable[node] = error
-        else:
-            found[node] = precision
+    looks = _look_on(run, nodes or [ANY_NODE], wait_for_one=True)
+    found = {node: precision for node, (precision, _) in looks.items() if precision is not None}
+    unusable = {node: error for node, (precision, error) in looks.items() if precision is None}
     if not found:
         raise StudyError(next(iter(unusable.values())))
     slow = [nodes.get(node, "a node") for node, precision in found.items() if precision == "float32"]
@@ -68,28 +51,47 @@ def look_at_devices(
 def gpu_findings(nodes: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> list[Finding]:
     """What a trajectory with one GPU finds on each of ``nodes``, ids with resources, that has any."""
     with_gpus = {node: resources for node, resources in nodes.items() if resources.get("GPU", 0) >= 1}
-    look = _looking(Run(cpu=1, gpu=1))
-    remote = ray.remote(num_cpus=1, num_gpus=1)(look)
-    references = {node: remote.options(label_selector={NODE_LABEL: node}).remote() for node in with_gpus}
-    if references:
-        ray.wait(list(references.values()), num_returns=len(references), timeout=LOOK_SECONDS)
+    looks = _look_on(Run(cpu=1, gpu=1), with_gpus, wait_for_one=False)
     findings = []
-    for node, reference in references.items():
-        kinds = [key.removeprefix("accelerator_type:") for key in with_gpus[node] if key.startswith("accelerator_type")]
-        gpus = f"{with_gpus[node]['GPU']:g} GPU{'' if with_gpus[node]['GPU'] == 1 else 's'} ({', '.join(kinds) or '?'})"
-        try:
-            precision, error = ray.get(reference, timeout=0)
-        except GetTimeoutError:
-            ray.cancel(reference, force=True)
+    for node, resources in with_gpus.items():
+        kinds = [key.removeprefix("accelerator_type:") for key in resources if key.startswith("accelerator_type")]
+        gpus = f"{resources['GPU']:g} GPU{'' if resources['GPU'] == 1 else 's'} ({', '.join(kinds) or '?'})"
+        if node not in looks:
             findings.append(Finding(level="warning", node=names[node], text=f"has {gpus}, all busy: not looked at"))
             continue
-        except RayError as ray_error:
-            precision, error = None, reason(ray_error)
+        precision, error = looks[node]
         if precision is None:
             findings.append(Finding(level="error", node=names[node], text=error))
         else:
             findings.append(Finding(level="ok", node=names[node], text=f"has {gpus}, fast with {precision}"))
     return findings
+
+
+def _look_on(run: Run, nodes: Iterable[str], *, wait_for_one: bool) -> dict[str, tuple[Precision | None, str]]:
+    """The precision of a trajectory's device on each of ``nodes`` that is free in time, or why it cannot be used.
+
+    Where none is free within LOOK_SECONDS and ``wait_for_one``, the first that becomes free.
+    """
+    remote = _remote(run, _looking(run))
+    references = {
+        node: remote.options(label_selector={NODE_LABEL: node} if node != ANY_NODE else None).remote() for node in nodes
+    }
+    if not references:
+        return {}
+    waiting = list(references.values())
+    ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=LOOK_SECONDS)
+    if wait_for_one and not ready:
+        ready, _ = ray.wait(waiting, num_returns=1)
+    looks: dict[str, tuple[Precision | None, str]] = {}
+    for node, reference in references.items():
+        if reference not in ready:
+            ray.cancel(reference, force=True)
+            continue
+        try:
+            looks[node] = ray.get(reference)
+        except RayError as error:  # of a node that was lost, or whose process could not start
+            looks[node] = None, reason(error)
+    return looks
 
 
 def run_as_trajectory(run: Run, work: Callable[[], T]) -> T:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from study.execution.cluster import live_nodes
+from study.execution.cluster import has_resources, live_nodes, trial_needs
 from study.settings import Run
 
 # isort: split
@@ -28,7 +28,7 @@ class Placement:
 
     def __init__(self, run: Run, *, alone: bool) -> None:
         self.alone = alone
-        self.needs = {"CPU": run.cpu, "GPU": run.gpu or 0.0}
+        self.needs = trial_needs(run)
         self.left_out: dict[str, str] = {}
         self._managers: weakref.WeakSet[PlacementGroupResourceManager] = weakref.WeakSet()
 
@@ -51,7 +51,7 @@ class Placement:
             self.ask_anew()
 
     def most_at_once(self) -> int | None:
-        """How many trials the autoscaler's limits have room for at once; None where there is no autoscaler."""
+        """How many trials the autoscaler's limits allow at once; None without an autoscaler."""
         most = state.state.get_max_resources_from_cluster_config()
         if most is None:
             return None
@@ -111,11 +111,6 @@ class TrialResources(tune.PlacementGroupFactory):
             self.bundles, self.strategy, bundle_label_selector=[_any_but(refused)] if refused else None
         )
         return group
-
-
-def has_resources(node: dict[str, float], needs: dict[str, float]) -> bool:
-    """Whether a node has, in all, the resources that one trial needs."""
-    return all(node.get(key, 0) >= amount for key, amount in needs.items())
 
 
 def _any_but(nodes: frozenset[str] | set[str]) -> dict[str, str]:

@@ -17,12 +17,11 @@ KEY = "trajectory"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialConfig:
-    """A trajectory's folder and name, the evaluations of its longest cell, and the GPUs of one trial."""
+    """A trajectory's folder and name, and the evaluations of its longest cell."""
 
     folder: str
     name: str
     epochs: int
-    gpus: float
 
     def to_tune(self) -> dict[str, Any]:
         """The config as Tune takes it."""

@@ -125,7 +125,7 @@ class _TuneCallback(TrialProgressCallback):
         if moved := self.failures.moved.get(trial.trial_id):
             self.listener.on_move(trajectory_of(trial), moved)
             return
-        reason = self.failures.ended.pop(trial.trial_id, None) or _reason(_traceback(trial))
+        reason = self.watch.ended.pop(trial.trial_id, None) or _reason(_traceback(trial))
         self.listener.on_failure(trajectory_of(trial), reason)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -135,7 +135,7 @@ class _TuneCallback(TrialProgressCallback):
         text = _traceback(trial)
         with contextlib.suppress(OSError):  # of a full disk, which must not end the study
             write_bytes(trajectory.error_log, text.encode())
-        reason = self.failures.ended.pop(trial.trial_id, None) or _reason(text)
+        reason = self.watch.ended.pop(trial.trial_id, None) or _reason(text)
         reason = f"{reason} (tried {_times(trial.num_failures)})"
         trajectory.write_outcome(Outcome(status="failed", error=reason, log=str(trajectory.error_log)))
         self.listener.on_end(trajectory.id, error=reason)
@@ -266,9 +266,7 @@ def train(
     def start(trajectory: Trajectory) -> TrialConfig:
         records = folder.trajectory(trajectory.id)
         records.forget_outcome()
-        return TrialConfig(
-            folder=str(records.path), name=trajectory.name, epochs=trajectory.epochs, gpus=run.gpu or 0.0
-        )
+        return TrialConfig(folder=str(records.path), name=trajectory.name, epochs=trajectory.epochs)
 
     shutil.rmtree(folder.tune, ignore_errors=True)
     stop, probe = interrupts.stop, study_probe(folder)
@@ -287,7 +285,6 @@ def train(
         searcher = _QueueSearcher(trajectories, interrupts, start, placement.most_at_once)
     watch = Watch(run, placement, stop, probe, listener.say)
     failures = Failures(placement, watch.leave_out)
-    watch.ended = failures.ended
     cpu, gpu = run.cpu, run.gpu or 0.0
     tuner = tune.Tuner(
         tune.with_resources(_train_trial, lambda config: TrialResources(cpu, gpu)),

@@ -70,7 +70,7 @@ class _Running:
 class Watch:
     """Looks at the cluster now and then, and calls ``say`` with a sentence where something has changed.
 
-    ``ended`` gets the reason, by the trial's id, where it ends a process that does not get on.
+    ``ended`` has the reason, by the trial's id, for which it ended a process that did not get on.
     """
 
     def __init__(

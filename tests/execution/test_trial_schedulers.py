@@ -17,7 +17,7 @@ MEDIAN = Scheduler(name="median")
 
 def make_trial(folder: Path | str, *, epochs: int) -> Any:
     """All that schedulers read of a Ray trial."""
-    config = TrialConfig(folder=str(folder), name=Path(folder).name, epochs=epochs, gpus=0.0).to_tune()
+    config = TrialConfig(folder=str(folder), name=Path(folder).name, epochs=epochs).to_tune()
     return type("Trial", (), {"trial_id": Path(folder).name, "config": config})()
 
 
